@@ -1,0 +1,126 @@
+"""The web page: a photo goes in, a caption comes out, with an overlay per word."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from pathlib import Path
+
+import streamlit as st
+from PIL import Image, ImageOps
+
+ROOT = Path(__file__).parent.parent
+# Streamlit puts the folder of this file on the path, not the project's.
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT))]
+
+from app.figures import STYLE, caption_line, word_figures  # noqa: E402
+from captioner.config import DecodingOptions  # noqa: E402
+from captioner.errors import CaptionerError, ImageReadError  # noqa: E402
+from captioner.images import SUFFIXES, load_image  # noqa: E402
+from captioner.pipeline import Caption, Captioner  # noqa: E402
+from captioner.visualization import filmstrip, word_overlays  # noqa: E402
+
+SAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def captioner() -> tuple[Captioner, threading.Lock]:
+    """Load the model once for all visitors, with the lock that lets them in one by one."""
+    return Captioner.load(), threading.Lock()
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def describe(data: bytes, options: DecodingOptions) -> Caption:
+    """Caption a photo; the same photo is not computed twice."""
+    model, lock = captioner()
+    with lock:
+        return model.caption(data, options)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def figures(data: bytes, caption: Caption) -> str:
+    """Draw the overlays of a caption."""
+    image = load_image(data)
+    return word_figures(caption, word_overlays(image, caption.attention, caption.region))
+
+
+@st.cache_data(show_spinner=False)
+def thumbnail(path: Path) -> Image.Image:
+    """Return a square miniature of a sample photo."""
+    return ImageOps.fit(load_image(path), (220, 220), centering=(0.5, 0.3))
+
+
+def filmstrip_png(data: bytes, caption: Caption) -> bytes:
+    """Return all overlays as one picture."""
+    buffer = io.BytesIO()
+    filmstrip(load_image(data), caption.words, caption.attention, caption.region).savefig(buffer, dpi=150)
+    return buffer.getvalue()
+
+
+def choose_photo() -> tuple[str, bytes] | None:
+    """Show the uploader and the samples; return name and bytes of the photo chosen last."""
+
+    def take_upload() -> None:
+        upload = st.session_state["upload"]
+        st.session_state["photo"] = (upload.name, upload.getvalue()) if upload else None
+
+    st.file_uploader("Upload a photo", type=[suffix[1:] for suffix in SUFFIXES], key="upload", on_change=take_upload)
+    st.caption("or try one of these")
+    with st.container(horizontal=True, key="samples"):
+        for path in SAMPLES:
+            with st.container(width=112, gap="small"):
+                st.image(thumbnail(path), width="stretch")
+                if st.button(path.stem.capitalize(), key=f"sample-{path.stem}", width="stretch"):
+                    st.session_state["photo"] = (path.name, path.read_bytes())
+    return st.session_state.get("photo")
+
+
+def show(name: str, data: bytes) -> None:
+    """Show a photo, its caption, and where the model looked."""
+    try:
+        image = load_image(data)
+    except ImageReadError as error:
+        st.error("This file cannot be captioned. " + str(error).removeprefix("image: ").capitalize() + ".")
+        return
+    left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
+    with left:
+        st.image(image, width="stretch")
+    with right, st.spinner("Looking at the photo …"):
+        caption = describe(data, DecodingOptions())
+        st.html(caption_line(caption))
+        others = [f"- {other.text}  \n" for other in caption.alternatives]
+        if others:
+            st.caption("It also thought of")
+            st.markdown("".join(others))
+    st.subheader("Where the model looked for each word", divider="gray")
+    st.html(figures(data, caption))
+    st.caption(
+        "The brighter a place, the more the model looked there while choosing the word; all words share one scale. "
+        "The percentage is the probability it gave the word."
+    )
+    st.download_button(
+        "Download as one picture",
+        data=lambda: filmstrip_png(data, caption),
+        file_name="attention.png",
+        mime="image/png",
+        on_click="ignore",
+    )
+
+
+def main() -> None:
+    """Lay out the page."""
+    st.set_page_config(page_title="Show, Attend and Tell", page_icon="👁️", layout="wide")
+    st.html(STYLE)
+    st.title("Show, Attend and Tell")
+    st.markdown("A photo goes in; a sentence comes out, with the places the model looked at for every word.")
+    chosen = choose_photo()
+    if chosen is None:
+        return
+    try:
+        show(*chosen)
+    except CaptionerError as error:
+        st.error(str(error))
+
+
+main()

@@ -1,0 +1,162 @@
+"""A checkpoint is a folder anyone can inspect, and loading one runs no code from it.
+
+`model.safetensors` holds the weights of encoder and decoder, `config.json` what to build around them,
+`vocabulary.json` the words, and, in a run that can be resumed, `training_state.pt` the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from captioner.config import ModelConfig
+from captioner.errors import CaptionerError, CheckpointError
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.vocabulary import Vocabulary
+
+FORMAT = 1
+_CONFIG, _WEIGHTS, _VOCABULARY, _TRAINING = (
+    "config.json", "model.safetensors", "vocabulary.json", "training_state.pt"
+)  # fmt: skip
+
+
+def save_checkpoint(
+    folder: Path,
+    model: ShowAttendTell,
+    vocabulary: Vocabulary,
+    *,
+    dtype: torch.dtype = torch.float32,
+    training_state: dict[str, Any] | None = None,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint so that at every moment a whole one can be loaded from `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Replaced if it exists.
+    dtype : torch.dtype
+        Of the stored matrices and kernels; vectors stay float32.
+    training_state : dict, optional
+        What a resumed run needs besides: tensors and plain values.
+    notes : dict, optional
+        Plain values for whoever reads `config.json`: how the model was trained, how it scored.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    previous = _previous(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    # Vectors, BatchNorm's variances among them, weigh nothing and may not fit half precision.
+    weights = {
+        name: (tensor.to(dtype) if tensor.dim() >= 2 else tensor).contiguous().cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    safetensors.torch.save_file(weights, partial / _WEIGHTS)
+    config = {"format": FORMAT, "model": model.config.to_dict(), "notes": notes or {}}
+    (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    vocabulary.save(partial / _VOCABULARY)
+    if training_state is not None:
+        torch.save(training_state, partial / _TRAINING)
+    for path in (*partial.iterdir(), partial):
+        _fsync(path)
+    # A folder cannot be renamed over another, so the old one steps aside first; loading looks there too.
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    partial.rename(folder)
+    _fsync(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:
+    """Rebuild a model, in float32 and evaluation mode, and its vocabulary.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is absent or incomplete, or its parts do not fit together.
+    """
+    folder = _existing(folder)
+    config = read_config(folder)
+    vocabulary = Vocabulary.load(folder / _VOCABULARY)
+    try:
+        model_config = ModelConfig.from_dict(config["model"])
+        model = ShowAttendTell(model_config)
+        weights = safetensors.torch.load_file(folder / _WEIGHTS)
+    except CaptionerError as error:
+        raise CheckpointError(f"{folder / _CONFIG}: {error}") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{folder / _WEIGHTS}: cannot be read ({error}); get a whole copy") from error
+    if len(vocabulary) != model_config.vocabulary_size:
+        raise CheckpointError(
+            f"{folder}: {_VOCABULARY} has {len(vocabulary)} words, {_CONFIG} says {model_config.vocabulary_size}"
+        )
+    try:
+        model.load_state_dict(weights)  # into float32, whatever the file holds
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({error})") from error
+    return model.eval(), vocabulary
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read `config.json`: `format`, `model` and `notes`.
+
+    Raises
+    ------
+    CheckpointError
+        If it is absent, malformed or of another format.
+    """
+    path = _existing(folder) / _CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); get a whole copy of the checkpoint") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise CheckpointError(f"{path}: checkpoint format {found}, but this version reads {FORMAT}; update it")
+    return config
+
+
+def load_training_state(folder: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` kept for resuming.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or it cannot be read.
+    """
+    path = _existing(folder) / _TRAINING
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # torch reports a damaged file by errors of many types.
+    except Exception as error:
+        raise CheckpointError(f"{path}: no state to resume from ({error})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: no state to resume from")
+    return state
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir() and _previous(folder).is_dir():
+        return _previous(folder)  # the writer was stopped between its two renames
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no checkpoint there; give a folder that holds {_CONFIG}, as training writes")
+    return folder
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,87 @@
+"""The command line: `python -m captioner`, or `captioner` once installed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from captioner.errors import CaptionerError
+
+if TYPE_CHECKING:
+    from captioner.batch import BatchReport
+
+OK, FATAL, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Returns
+    -------
+    int
+        0 all fine, 1 could not run, 2 wrong usage, 3 some photos failed, 130 interrupted.
+    """
+    parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    caption = commands.add_parser("caption", help="caption photos and folders of photos")
+    caption.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
+    caption.add_argument("--output", type=Path, metavar="FILE.jsonl", help="where to write (default: standard output)")
+    caption.add_argument("--checkpoint", type=Path, metavar="DIR", help="model to use (default: the bundled one)")
+    caption.add_argument("--beam", type=int, default=3, metavar="N", help="captions kept in the search (default: 3)")
+    options = parser.parse_args(arguments)
+    try:
+        return _caption(options)
+    except CaptionerError as error:
+        print(f"captioner: {error}", file=sys.stderr)
+        return FATAL
+    except BrokenPipeError:
+        # Whoever was reading, such as `head`, has had enough.
+        sys.stderr.close()
+        return OK
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    # torch takes seconds to import, which `--help` and wrong usage should not cost.
+    from tqdm import tqdm
+
+    from captioner.batch import BatchReport, caption_files, find_images
+    from captioner.config import DecodingOptions
+    from captioner.pipeline import Captioner
+
+    options = DecodingOptions(beam_size=arguments.beam)
+    images = find_images(arguments.paths)
+    captioner = Captioner.load(arguments.checkpoint)
+    report = BatchReport()
+    code = OK
+    with _output(arguments.output) as output, tqdm(total=len(images), unit="photo", disable=None) as bar:
+        try:
+            caption_files(captioner, images, output, options, report, bar.update)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+    _summarise(report, len(images))
+    return code or (SOME_FAILED if report.failures else OK)
+
+
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError as error:
+        raise CaptionerError(f"{path}: exists already; choose another --output, or delete it") from error
+    except OSError as error:
+        raise CaptionerError(f"{path}: cannot be written ({error.strerror})") from error
+    with file:
+        yield file
+
+
+def _summarise(report: BatchReport, total: int) -> None:
+    for failure in report.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    print(f"{report.captioned} of {total} photos captioned, {len(report.failures)} failed", file=sys.stderr)

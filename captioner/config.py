@@ -1,0 +1,331 @@
+"""Settings as frozen dataclasses: what a checkpoint stores and what a recipe file says.
+
+Every class turns into plain JSON values with `to_dict` and back with `from_dict`, which refuses
+unknown names and wrong types; impossible values are refused on construction. All faults of one
+class are reported together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from captioner.errors import CaptionerError
+
+
+def _matches(value: Any, annotation: Any) -> bool:
+    """Whether a JSON or TOML value is one the annotated field can hold."""
+    origin = typing.get_origin(annotation)
+    if origin is types.UnionType:
+        return any(_matches(value, option) for option in typing.get_args(annotation))
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation)
+    if origin is tuple:
+        items = typing.get_args(annotation)
+        return isinstance(value, tuple) and len(value) == len(items) and all(map(_matches, value, items))
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, annotation)
+
+
+class _Config:
+    """JSON round trip and checking, shared by every settings class."""
+
+    def __post_init__(self) -> None:
+        annotations = typing.get_type_hints(type(self))
+        faults = [
+            f"{name} = {getattr(self, name)!r} is not {annotation}"
+            for name, annotation in annotations.items()
+            if not _matches(getattr(self, name), annotation)
+        ]
+        # Values are compared only once their types are known to be right.
+        faults = faults or list(self._faults())
+        if faults:
+            raise CaptionerError(f"{type(self).__name__}: " + "; ".join(faults))
+
+    def _faults(self) -> typing.Iterator[str]:
+        yield from ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values that JSON can hold."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Build the settings from plain values.
+
+        Raises
+        ------
+        CaptionerError
+            If a name is unknown or missing, or a value is of the wrong type or out of range.
+        """
+        if not isinstance(values, dict):
+            raise CaptionerError(f"{cls.__name__}: expected a table of settings, found {values!r}")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise CaptionerError(f"{cls.__name__}: unknown setting {', '.join(unknown)}; known are {', '.join(fields)}")
+        absent = [
+            name
+            for name, f in fields.items()
+            if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        if absent:
+            raise CaptionerError(f"{cls.__name__}: missing setting {', '.join(absent)}")
+        hints = typing.get_type_hints(cls)
+        built = {}
+        for name, value in values.items():
+            if isinstance(hints[name], type) and issubclass(hints[name], _Config):
+                value = hints[name].from_dict(value)
+            elif isinstance(value, list):
+                value = tuple(value)
+            built[name] = value
+        return cls(**built)
+
+
+@dataclass(frozen=True)
+class PreprocessingConfig(_Config):
+    """How an upright RGB photo becomes the square that an encoder sees.
+
+    Parameters
+    ----------
+    input_size : int
+        Side of the square, pixels.
+    mean, std : tuple of 3 floats
+        Per-channel statistics, for pixel values in 0..1.
+    geometry : {"squash", "center_crop"}
+        `squash` resizes the whole photo to the square, whatever its aspect ratio; `center_crop`
+        keeps the ratio and cuts the largest centred square.
+    """
+
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    geometry: typing.Literal["squash", "center_crop"] = "squash"
+
+    def _faults(self) -> typing.Iterator[str]:
+        if not 32 <= self.input_size <= 2048:
+            yield f"input_size = {self.input_size} must lie in 32..2048"
+        if min(self.std) <= 0:
+            yield f"std = {self.std} must be positive"
+
+
+@dataclass(frozen=True)
+class EncoderConfig(_Config):
+    """Which network looks at the photo, and how finely.
+
+    Parameters
+    ----------
+    name : str
+        A torchvision CNN (`resnet101`), `timm:NAME`, or `efficientnet_lite0` / `efficientnet_lite2`.
+    weights : str
+        `default` (the weights the library names, fetched by it if need be), `none` (random), or the path of
+        a local `.pth`, `.pt` or `.safetensors` file for the same network.
+    grid : int, optional
+        Rows, and columns, of the feature grid; the network's own at its input size if not given.
+    input_size : int, optional
+        Side of the square input, pixels; the size the weights were trained at if not given, or the one
+        that gives `grid`.
+    geometry : {"squash", "center_crop"}
+        See `PreprocessingConfig`.
+    """
+
+    name: str
+    weights: str = "default"
+    grid: int | None = None
+    input_size: int | None = None
+    geometry: typing.Literal["squash", "center_crop"] = "squash"
+
+    def _faults(self) -> typing.Iterator[str]:
+        if self.grid is not None and not 1 <= self.grid <= 64:
+            yield f"grid = {self.grid} must lie in 1..64"
+        if self.input_size is not None and not 32 <= self.input_size <= 2048:
+            yield f"input_size = {self.input_size} must lie in 32..2048"
+
+
+@dataclass(frozen=True)
+class DecoderConfig(_Config):
+    """Sizes of the attention LSTM (Xu et al. 2015, section 3.1).
+
+    Parameters
+    ----------
+    embedding_dim, hidden_dim, attention_dim : int
+        E, H and A of the decoder's formulas.
+    dropout : float
+        Probability of zeroing a unit of the deep output; none inside the LSTM.
+    """
+
+    embedding_dim: int = 512
+    hidden_dim: int = 512
+    attention_dim: int = 512
+    dropout: float = 0.5
+
+    def _faults(self) -> typing.Iterator[str]:
+        for name in ("embedding_dim", "hidden_dim", "attention_dim"):
+            if getattr(self, name) < 1:
+                yield f"{name} = {getattr(self, name)} must be at least 1"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout = {self.dropout} must lie in 0..1, 1 excluded"
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Config):
+    """Everything needed to rebuild a model around its weights."""
+
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+    vocabulary_size: int
+
+    def _faults(self) -> typing.Iterator[str]:
+        if self.vocabulary_size < 5:
+            yield f"vocabulary_size = {self.vocabulary_size} must hold four special tokens and at least one word"
+
+
+@dataclass(frozen=True)
+class DataConfig(_Config):
+    """Where captioned photos are and what is kept of their captions.
+
+    Parameters
+    ----------
+    format : {"flickr8k"}
+        How the captions are written down; see `captioner.data.annotations`.
+    root : str
+        Folder of the data set; a relative one is looked for under the environment variable `CAPTIONER_DATA`.
+    min_count : int
+        A word enters the vocabulary if the train split holds it at least so often.
+    max_length : int
+        Training captions are cut after so many words; references never are.
+    """
+
+    root: str
+    format: typing.Literal["flickr8k"] = "flickr8k"
+    min_count: int = 5
+    max_length: int = 25
+
+    def _faults(self) -> typing.Iterator[str]:
+        if self.min_count < 1:
+            yield f"min_count = {self.min_count} must be at least 1"
+        if self.max_length < 1:
+            yield f"max_length = {self.max_length} must be at least 1"
+
+
+@dataclass(frozen=True)
+class DecodingOptions(_Config):
+    """How words are searched for.
+
+    Parameters
+    ----------
+    beam_size : int
+        Hypotheses kept per image; 1 is greedy.
+    max_length : int
+        Most words a caption may have.
+    length_penalty : float
+        Hypotheses are ranked by log-probability / length ** length_penalty, the length counting the end
+        token: 0 ranks by the bare sum, which favours short captions, 1 by the mean per token.
+    """
+
+    beam_size: int = 3
+    max_length: int = 20
+    length_penalty: float = 1.0
+
+    def _faults(self) -> typing.Iterator[str]:
+        if not 1 <= self.beam_size <= 1000:
+            yield f"beam_size = {self.beam_size} must lie in 1..1000"
+        if not 1 <= self.max_length <= 1000:
+            yield f"max_length = {self.max_length} must lie in 1..1000"
+        if not 0 <= self.length_penalty <= 10:
+            yield f"length_penalty = {self.length_penalty} must lie in 0..10"
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Config):
+    """How a decoder is trained.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the train split, and the length of the learning-rate schedule.
+    images_per_batch : int
+        Photos in a step; each brings all its captions.
+    learning_rate : float
+        Peak of a linear warm-up followed by a cosine to zero.
+    warmup : float
+        Share of all steps spent warming up.
+    weight_decay : float
+        AdamW's, on matrices only.
+    clip_norm : float
+        Largest global gradient norm.
+    doubly_stochastic : float
+        Weight of the attention regulariser (section 4.2.1; scaling in `captioner.training.cross_entropy`).
+    patience : int
+        Epochs without a better BLEU-4 on dev before training stops.
+    precision : {"float32", "bfloat16"}
+        Arithmetic of the forward pass; weights stay float32.
+    checkpoint_steps : int
+        Steps between two resumable checkpoints, besides the one after each epoch.
+    seed : int
+        Of weights, batches and dropout.
+    """
+
+    epochs: int = 10
+    images_per_batch: int = 32
+    learning_rate: float = 2e-3
+    warmup: float = 0.1
+    weight_decay: float = 1e-2
+    clip_norm: float = 5.0
+    doubly_stochastic: float = 1.0
+    patience: int = 3
+    precision: typing.Literal["float32", "bfloat16"] = "bfloat16"
+    checkpoint_steps: int = 200
+    seed: int = 0
+
+    def _faults(self) -> typing.Iterator[str]:
+        for name in ("epochs", "images_per_batch", "patience", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                yield f"{name} = {getattr(self, name)} must be at least 1"
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                yield f"{name} = {getattr(self, name)} must be positive"
+        for name in ("weight_decay", "doubly_stochastic"):
+            if getattr(self, name) < 0:
+                yield f"{name} = {getattr(self, name)} must not be negative"
+        if not 0 <= self.warmup < 1:
+            yield f"warmup = {self.warmup} must lie in 0..1, 1 excluded"
+
+
+@dataclass(frozen=True)
+class Recipe(_Config):
+    """A whole training run, as committed in `recipes/`."""
+
+    data: DataConfig
+    encoder: EncoderConfig
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe from a TOML file.
+
+        Raises
+        ------
+        CaptionerError
+            If the file is absent, is not TOML, or holds a wrong setting.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise CaptionerError(f"{path}: cannot read the recipe ({error}); give the path of a .toml file") from error
+        except tomllib.TOMLDecodeError as error:
+            raise CaptionerError(f"{path}: not valid TOML ({error})") from error
+        try:
+            return cls.from_dict(values)
+        except CaptionerError as error:
+            raise CaptionerError(f"{path}: {error}") from error

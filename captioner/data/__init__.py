@@ -1,0 +1,1 @@
+"""Captions and features on disk, and the batches made of them."""

@@ -1,0 +1,1 @@
+"""Scores of captions: pure functions over references and hypotheses."""

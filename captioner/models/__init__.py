@@ -1,0 +1,1 @@
+"""The networks: encoder, attention, decoder, and the captioner they make together."""

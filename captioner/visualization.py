@@ -1,0 +1,119 @@
+"""Pictures of attention. Functions return images and figures and never show them.
+
+Shapes: T words, grid rows x columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image
+
+Region = tuple[float, float, float, float]
+
+
+def heat_map(attention: np.ndarray, size: tuple[int, int], region: Region) -> np.ndarray:
+    """Spread a grid of weights over the photo it was computed on.
+
+    Parameters
+    ----------
+    attention : ndarray
+        (rows, columns), the weights of one word.
+    size : tuple of int
+        Width and height of the photo, pixels.
+    region : tuple of 4 floats
+        Left, top, right, bottom of the part the grid covers, pixels; outside it the map is 0.
+
+    Returns
+    -------
+    ndarray
+        (height, width) float32, smooth, in the units of `attention`.
+    """
+    width, height = size
+    left, top, right, bottom = (round(edge) for edge in region)
+    cells = Image.fromarray(attention.astype(np.float32), mode="F")
+    inside = np.asarray(cells.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
+    heat = np.zeros((height, width), np.float32)
+    heat[top:bottom, left:right] = inside.clip(0)  # cubic kernels overshoot below zero
+    return heat
+
+
+def overlay(
+    image: Image.Image,
+    attention: np.ndarray,
+    region: Region,
+    peak: float,
+    opacity: float = 0.75,
+    colormap: str = "cividis",
+) -> Image.Image:
+    """Lay the attention of one word over the photo: colour by weight, and the more opaque the more weight.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        The upright photo, at any size.
+    attention : ndarray
+        (rows, columns).
+    region : tuple of 4 floats
+        The part of the photo the grid covers, pixels of `image`.
+    peak : float
+        Weight drawn at full strength. One peak for all words of a caption keeps flat attention looking flat.
+    opacity : float
+        At full strength, 0..1.
+    colormap : str
+        One of matplotlib's.
+    """
+    strength = (heat_map(attention, image.size, region) / peak).clip(0, 1)
+    colour = 255 * colormaps[colormap](strength)[..., :3]
+    share = opacity * strength[..., None]
+    pixels = np.asarray(image, np.float32)
+    return Image.fromarray(((1 - share) * pixels + share * colour).round().astype(np.uint8))
+
+
+def word_overlays(
+    image: Image.Image, attention: np.ndarray, region: Region, longest_side: int = 480
+) -> list[Image.Image]:
+    """Draw one overlay per word on a photo shrunk to `longest_side` pixels, all on one scale.
+
+    Parameters
+    ----------
+    attention : ndarray
+        (T, rows, columns).
+    region : tuple of 4 floats
+        Pixels of `image` as given.
+    """
+    scale = min(1.0, longest_side / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    small = image.resize((width, height), Image.Resampling.LANCZOS)
+    fx, fy = width / image.width, height / image.height
+    left, top, right, bottom = region
+    small_region = (left * fx, top * fy, right * fx, bottom * fy)
+    return [overlay(small, weights, small_region, peak=float(attention.max())) for weights in attention]
+
+
+def filmstrip(image: Image.Image, words: Sequence[str], attention: np.ndarray, region: Region) -> Figure:
+    """Draw the photo and then its overlay for every word, in reading order (as figure 3 of the paper).
+
+    Parameters
+    ----------
+    words : sequence of str
+        T of them.
+    attention : ndarray
+        (T, rows, columns).
+    region : tuple of 4 floats
+        Pixels of `image`.
+    """
+    pictures = [image, *word_overlays(image, attention, region)]
+    columns = min(len(pictures), 5)
+    rows = -(-len(pictures) // columns)
+    ratio = min(max(image.height / image.width, 0.4), 2.5)
+    figure = Figure(figsize=(columns * 2.4, rows * (2.4 * ratio + 0.4)), layout="constrained")
+    for cell in figure.subplots(rows, columns, squeeze=False).flat:
+        cell.axis("off")
+    for cell, picture, title in zip(figure.axes, pictures, ["", *words], strict=False):
+        cell.imshow(picture)
+        cell.set_title(title, fontsize=13)
+    return figure

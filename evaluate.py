@@ -1,0 +1,63 @@
+"""Score a checkpoint on a split: `python evaluate.py [CHECKPOINT] [--data RECIPE] [--split dev]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from captioner.config import DecodingOptions, Recipe
+from captioner.data.annotations import read_split
+from captioner.errors import CaptionerError
+from captioner.metrics.bleu import bleu
+from captioner.pipeline import BUNDLED, Captioner
+from captioner.vocabulary import tokenize
+
+PROTOCOL = "tokenised, lower case, punctuation dropped; one caption per photo against all its references; percent"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Score a captioner. Relative data roots are under $CAPTIONER_DATA.")
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED, help="(default: the bundled model)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(__file__).parent / "recipes" / "flickr8k-soft.toml",
+        metavar="RECIPE",
+        help="recipe whose data to use (default: recipes/flickr8k-soft.toml)",
+    )
+    parser.add_argument("--split", default="dev", help="train, dev or test (default: dev)")
+    parser.add_argument("--beam", type=int, default=3, metavar="N", help="captions kept in the search (default: 3)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        evaluate(options)
+    except CaptionerError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Caption every photo of the split once, and print its scores."""
+    decoding = DecodingOptions(beam_size=options.beam)
+    images = read_split(Recipe.read(options.data).data, options.split)
+    captioner = Captioner.load(options.checkpoint, options.device)
+    stream = captioner.caption_many((image.path for image in images), decoding)
+    hypotheses = [caption.words for caption in tqdm(stream, total=len(images), unit="photo", disable=None)]
+    references = [[tokenize(caption) for caption in image.captions] for image in images]
+    print(f"{options.split} split of {options.data.stem}: {len(images)} photos, beam {decoding.beam_size}")
+    print(f"protocol: {PROTOCOL}")
+    for order, score in enumerate(bleu(references, hypotheses), 1):
+        print(f"BLEU-{order}  {score:5.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

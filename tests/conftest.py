@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioner.config import DecoderConfig, EncoderConfig, ModelConfig
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.pipeline import Captioner
+from captioner.vocabulary import Vocabulary
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="session")
+def captioner() -> Captioner:
+    """The bundled model."""
+    return Captioner.load(device="cpu")
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    return Vocabulary(["a", "dog", "cat", "runs", "sits", "on", "grass", "red", "ball"])
+
+
+@pytest.fixture
+def tiny_model(vocabulary: Vocabulary) -> ShowAttendTell:
+    """A real model, small and with random weights."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig("squeezenet1_1", weights="none", input_size=64)
+    return ShowAttendTell(ModelConfig(encoder, DecoderConfig(12, 16, 8), len(vocabulary))).eval()
+
+
+def noise_photo(seed: int, width: int = 80, height: int = 60) -> Image.Image:
+    """A photo-like picture: smooth noise, so that JPEG keeps it."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def flickr_folder(tmp_path: Path) -> Path:
+    """A small data set of made-up photos in Flickr8k's official format."""
+    root = tmp_path / "flickr8k"
+    (root / "images").mkdir(parents=True)
+    nouns, verbs, places = ["dog", "cat", "man", "girl"], ["runs", "sits", "jumps"], ["on grass", "in water", "at home"]
+    lines = []
+    for split, count, offset in (("train", 24, 0), ("dev", 6, 24)):
+        names = [f"photo{index}.jpg" for index in range(offset, offset + count)]
+        (root / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names) + "\n")
+        for index, name in enumerate(names, offset):
+            noise_photo(index).save(root / "images" / name)
+            words = nouns[index % 4], verbs[index % 3], places[index % 3]
+            for k, adjective in enumerate(["", "big ", "small ", "very happy ", "wet "]):
+                lines.append(f"{name}#{k}\tA {adjective}{words[0]} {words[1]} {words[2]} .")
+    (root / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    return root

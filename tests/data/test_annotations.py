@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from captioner.config import DataConfig
+from captioner.data.annotations import DATA_VARIABLE, read_split
+from captioner.errors import DatasetError
+
+
+def test_captions_are_read_untouched(flickr_folder: Path) -> None:
+    images = read_split(DataConfig(root=str(flickr_folder)), "train")
+    assert len(images) == 24
+    assert images[1].path == flickr_folder / "images" / "photo1.jpg"
+    assert images[1].captions[1] == "A big cat sits in water ."
+
+
+def test_absent_photos_are_reported_and_passed_over(flickr_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (flickr_folder / "images" / "photo25.jpg").unlink()
+    with caplog.at_level(logging.WARNING):
+        images = read_split(DataConfig(root=str(flickr_folder)), "dev")
+    assert len(images) == 5
+    assert caplog.messages == ["dev split: 1 of 6 photos absent, passed over: photo25.jpg"]
+
+
+def test_a_split_without_photos_is_refused(flickr_folder: Path) -> None:
+    for path in (flickr_folder / "images").iterdir():
+        path.unlink()
+    with pytest.raises(DatasetError, match="none of its 6 photos"):
+        read_split(DataConfig(root=str(flickr_folder)), "dev")
+
+
+def test_an_unknown_split_and_a_missing_folder_are_named(flickr_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"Flickr_8k\.valImages\.txt"):
+        read_split(DataConfig(root=str(flickr_folder)), "val")
+    with pytest.raises(DatasetError, match="nowhere"):
+        read_split(DataConfig(root=str(tmp_path / "nowhere")), "train")
+
+
+@pytest.mark.parametrize(
+    "line", ["photo0.jpg A dog .", "photo0.jpg#x\tA dog .", "photo0.jpg#0\t ", "photo0.jpg\tA dog"]
+)
+def test_a_malformed_line_is_named(flickr_folder: Path, line: str) -> None:
+    path = flickr_folder / "Flickr8k.token.txt"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(DatasetError, match=r"Flickr8k\.token\.txt:151: expected"):
+        read_split(DataConfig(root=str(flickr_folder)), "train")
+
+
+def test_a_photo_without_captions_is_named(flickr_folder: Path) -> None:
+    path = flickr_folder / "Flickr_8k.devImages.txt"
+    path.write_text(path.read_text() + "stranger.jpg\n")
+    with pytest.raises(DatasetError, match=r"no caption for stranger\.jpg"):
+        read_split(DataConfig(root=str(flickr_folder)), "dev")
+
+
+def test_a_relative_root_is_under_the_data_variable(flickr_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DATA_VARIABLE, str(flickr_folder.parent))
+    assert len(read_split(DataConfig(root="flickr8k"), "dev")) == 6
+    monkeypatch.delenv(DATA_VARIABLE)
+    with pytest.raises(DatasetError, match=f"set the environment variable {DATA_VARIABLE}"):
+        read_split(DataConfig(root="flickr8k"), "dev")
+
+
+@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+def test_the_real_files() -> None:
+    config = DataConfig(root="flickr8k")
+    train, dev = read_split(config, "train"), read_split(config, "dev")
+    assert (len(train), len(dev)) == (5999, 1000)
+    assert all(len(image.captions) == 5 for image in train + dev)
+    assert not {image.path for image in train} & {image.path for image in dev}

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioner.config import DataConfig, EncoderConfig
+from captioner.data.annotations import CaptionedImage, read_split
+from captioner.data.dataset import CaptionDataset, bucketed_batches
+from captioner.data.features import FeatureStore
+from captioner.models.encoder import ImageEncoder
+from captioner.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def dataset(flickr_folder: Path, tmp_path: Path) -> CaptionDataset:
+    images = read_split(DataConfig(root=str(flickr_folder)), "dev")
+    images[0] = CaptionedImage(images[0].path, ("A dog .", "A big unheard-of dog runs on grass ."))
+    encoder = ImageEncoder(EncoderConfig("squeezenet1_1", weights="none", input_size=64))
+    store = FeatureStore.build(tmp_path / "store", [i.path for i in images], encoder, torch.device("cpu"))
+    vocabulary = Vocabulary(["a", "dog", "big", "runs", "on", "grass"])
+    return CaptionDataset(images, store, vocabulary, max_length=5)
+
+
+def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -> None:
+    batch = dataset.batch([0, 3])
+    assert torch.equal(batch.features, dataset.store.read([0, 3]))
+    pad, bos, eos, unk, a, dog, big, runs = range(8)
+    first = batch.tokens[0].tolist()
+    assert first[0][:4] == [bos, a, dog, eos]
+    # Cut after five words, it did not end there.
+    assert first[1][:6] == [bos, a, big, unk, dog, runs]
+    assert eos not in first[1]
+    # This photo has two captions, the other five.
+    assert batch.tokens.shape[1] == 5
+    assert (batch.tokens[0, 2:] == pad).all()
+
+
+def test_every_row_comes_once_and_the_order_depends_on_seed_and_epoch_alone() -> None:
+    lengths = [5 + index % 17 for index in range(1003)]
+    batches = bucketed_batches(lengths, 32, seed=1, epoch=2)
+    assert sorted(row for batch in batches for row in batch) == list(range(1003))
+    assert batches == bucketed_batches(lengths, 32, seed=1, epoch=2)
+    assert batches != bucketed_batches(lengths, 32, seed=1, epoch=3)
+    assert batches != bucketed_batches(lengths, 32, seed=2, epoch=2)
+
+
+def test_batches_are_of_similar_length() -> None:
+    lengths = torch.randint(5, 25, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+
+    def padding(batches: list[list[int]]) -> int:
+        return sum(max(lengths[row] for row in batch) - lengths[row] for batch in batches for row in batch)
+
+    in_order = [list(range(start, start + 32)) for start in range(0, 2000 - 32, 32)]
+    assert padding(bucketed_batches(lengths, 32, 0, 0)) < padding(in_order) / 4

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig, Recipe, TrainConfig
+from captioner.errors import CaptionerError
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+
+
+def test_json_round_trip() -> None:
+    config = ModelConfig(EncoderConfig("resnet18", grid=7), DecoderConfig(32, 64, 16, 0.1), 100)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_committed_recipes_are_valid(path: Path) -> None:
+    recipe = Recipe.read(path)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_all_faults_are_reported_together() -> None:
+    with pytest.raises(CaptionerError, match=r"embedding_dim = 0 .*hidden_dim = -1 .*dropout = 1.5"):
+        DecoderConfig(0, -1, 1, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beam": 3}, "unknown setting beam"),
+        ({"beam_size": "3"}, "beam_size = '3'"),
+        ({"beam_size": True}, "beam_size = True"),
+        ({"beam_size": 0}, "beam_size = 0"),
+        ({"max_length": -1}, "max_length = -1"),
+        ({"length_penalty": float("nan")}, "length_penalty = nan"),
+        ([], "expected a table"),
+    ],
+)
+def test_wrong_values_are_named(values: object, message: str) -> None:
+    with pytest.raises(CaptionerError, match=message):
+        DecodingOptions.from_dict(values)
+
+
+def test_a_missing_setting_is_named() -> None:
+    with pytest.raises(CaptionerError, match="EncoderConfig: missing setting name"):
+        EncoderConfig.from_dict({})
+
+
+def test_whole_numbers_pass_for_fractions() -> None:
+    assert TrainConfig.from_dict({"learning_rate": 1}).learning_rate == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["[data", "[data]\nroot = 1\n", "[data]\nroot = 'x'\n[encoder]\nname = 'x'\nsize = 3\n"]
+)
+def test_a_bad_recipe_names_its_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(CaptionerError, match=r"bad\.toml"):
+        Recipe.read(path)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner.config import DecodingOptions
+from captioner.errors import CaptionerError, ImageReadError
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.pipeline import Caption, Captioner
+from captioner.vocabulary import Vocabulary
+from tests.conftest import EXAMPLES, noise_photo
+
+PHOTOS = sorted(EXAMPLES.glob("*.jpg"))
+
+
+def same(one: Caption, other: Caption) -> bool:
+    return one.words == other.words and np.allclose(one.attention, other.attention, atol=1e-4)
+
+
+def test_a_caption_has_everything_it_promises(captioner: Captioner) -> None:
+    caption = captioner.caption(EXAMPLES / "astronaut.jpg")
+    count = len(caption.words)
+    assert caption.text.replace("'", " '").split() == list(caption.words)
+    assert caption.attention.shape == (count, 14, 14)
+    assert np.allclose(caption.attention.sum((1, 2)), 1, atol=1e-4)
+    assert len(caption.word_probs) == count
+    # The end token's probability is in the sentence's but not among the words'.
+    assert caption.log_prob < float(np.log(caption.word_probs).sum())
+    assert (caption.width, caption.height) == (512, 512)
+    assert caption.region == (0, 0, 512, 512)
+    assert len(caption.alternatives) == 2
+    texts = [caption.text, *(other.text for other in caption.alternatives)]
+    assert len(set(texts)) == 3
+
+
+def test_the_bundled_model_sees_what_is_there(captioner: Captioner) -> None:
+    captions = {path.stem: caption.words for path, caption in zip(PHOTOS, captioner.caption_many(PHOTOS), strict=True)}
+    assert {"man", "woman", "person"} & set(captions["photographer"])
+    assert {"man", "woman", "person"} & set(captions["astronaut"])
+    assert len({tuple(words) for words in captions.values()}) == len(PHOTOS)
+
+
+def test_the_model_looks_elsewhere_for_other_words(captioner: Captioner) -> None:
+    for path in PHOTOS:
+        maps = captioner.caption(path).attention.reshape(-1, 196)
+        apart = np.abs(maps[:, None] - maps[None]).sum(-1) / 2  # total variation, 0..1
+        assert apart.max() > 0.2, path
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_batch_equals_its_photos_one_by_one(captioner: Captioner, beam: int) -> None:
+    options = DecodingOptions(beam_size=beam)
+    together = list(captioner.caption_many(PHOTOS, options, batch_size=4))
+    for path, caption in zip(PHOTOS, together, strict=True):
+        assert same(captioner.caption(path, options), caption)
+
+
+def test_every_kind_of_source_gives_the_same_caption(captioner: Captioner) -> None:
+    path = EXAMPLES / "cat.jpg"
+    data = path.read_bytes()
+    expected = captioner.caption(path)
+    for source in (str(path), data, io.BytesIO(data), Image.open(path)):
+        assert same(captioner.caption(source), expected)
+
+
+def test_a_rotated_photo_is_captioned_upright(captioner: Captioner) -> None:
+    upright = Image.open(EXAMPLES / "rocket.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    turned = captioner.caption(buffer.getvalue())
+    assert (turned.width, turned.height) == upright.size
+    assert same(turned, captioner.caption(upright))
+
+
+def test_a_bad_photo_among_many_bars_only_itself(captioner: Captioner, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not a photo")
+    sources = [PHOTOS[0], bad, PHOTOS[1]]
+    results = list(captioner.attempt_many(sources, batch_size=2))
+    assert [source for source, _ in results] == sources
+    assert isinstance(results[1][1], ImageReadError)
+    assert all(isinstance(results[index][1], Caption) for index in (0, 2))
+    stream = captioner.caption_many(sources, batch_size=1)
+    next(stream)
+    with pytest.raises(ImageReadError, match=r"bad\.jpg"):
+        next(stream)
+
+
+def test_photos_are_read_as_they_are_needed(tiny_model: ShowAttendTell, vocabulary: Vocabulary) -> None:
+    """An endless stream is fine: memory does not grow with the number of photos."""
+    taken = 0
+
+    def endless() -> object:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield noise_photo(taken % 3)
+
+    stream = Captioner(tiny_model, vocabulary).caption_many(endless(), batch_size=2)  # type: ignore[arg-type]
+    for _ in range(6):
+        next(stream)
+    assert taken <= 6 + 3 * 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000)])
+def test_extreme_photos_are_captioned(captioner: Captioner, size: tuple[int, int]) -> None:
+    assert captioner.caption(Image.new("RGB", size, "green")).words
+
+
+@pytest.mark.parametrize("max_length", [1, 3])
+def test_a_short_limit_still_gives_an_answer(captioner: Captioner, max_length: int) -> None:
+    caption = captioner.caption(PHOTOS[0], DecodingOptions(max_length=max_length))
+    assert 1 <= len(caption.words) <= max_length
+    assert len(caption.attention) == len(caption.words)
+
+
+def test_a_beam_wider_than_the_vocabulary(tiny_model: ShowAttendTell, vocabulary: Vocabulary) -> None:
+    caption = Captioner(tiny_model, vocabulary).caption(noise_photo(0), DecodingOptions(beam_size=50, max_length=3))
+    assert len({caption.words, *(other.words for other in caption.alternatives)}) == 50
+
+
+def test_wrong_settings_are_named(captioner: Captioner) -> None:
+    with pytest.raises(CaptionerError, match="batch_size = 0"):
+        list(captioner.caption_many(PHOTOS, batch_size=0))
+    with pytest.raises(CaptionerError, match="device = 'tpu9'"):
+        Captioner.load(device="tpu9")

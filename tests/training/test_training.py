@@ -1,0 +1,172 @@
+"""`python train.py` as a user runs it, on made-up photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from captioner.checkpoint import load_checkpoint, read_config
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPE = """
+[data]
+root = "flickr8k"
+min_count = 1
+
+[encoder]
+name = "shufflenet_v2_x0_5"
+weights = "none"
+input_size = 64
+
+[decoder]
+embedding_dim = 16
+hidden_dim = 24
+attention_dim = 16
+
+[train]
+epochs = {epochs}
+images_per_batch = 4
+learning_rate = {learning_rate}
+precision = "float32"
+checkpoint_steps = 3
+patience = {patience}
+seed = 5
+
+[decoding]
+beam_size = 2
+max_length = 8
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, flickr_folder: Path) -> Path:
+    write_recipe(tmp_path)
+    return tmp_path
+
+
+def write_recipe(folder: Path, epochs: int = 4, patience: int = 50, learning_rate: float = 0.01) -> None:
+    text = RECIPE.format(epochs=epochs, patience=patience, learning_rate=learning_rate)
+    (folder / "recipe.toml").write_text(text)
+
+
+def start(workplace: Path, run: str, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "recipe.toml", "--output", run, "--device", "cpu", *options]
+    environment = {**os.environ, "CAPTIONER_DATA": str(workplace), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, output
+    return output
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(workplace: Path) -> None:
+    finish(start(workplace, "whole"))
+    kills = 0
+    process = start(workplace, "killed")
+    for steps in (4, 11):  # one kill inside the first epoch, one inside the second
+        wait_for_step(workplace / "killed", steps, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        process = start(workplace, "killed", "--resume")
+    finish(process)
+    assert kills == 2
+    whole, killed = (
+        safetensors.torch.load_file(workplace / run / "last" / "model.safetensors") for run in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert metrics(workplace / "whole") == metrics(workplace / "killed")
+    best = [read_config(workplace / run / "best")["notes"] for run in ("whole", "killed")]
+    assert best[0] == best[1]
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Wait until the run has written a checkpoint at or after this step."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"ended before it was killed: {process.communicate()[0]}")
+        state = run / "last" / "training_state.pt"
+        try:
+            if torch.load(state, weights_only=True)["progress"]["step"] >= step:
+                return
+        except (OSError, RuntimeError):
+            pass  # not there yet, or just being replaced
+        time.sleep(0.01)
+    pytest.fail("no checkpoint in time")
+
+
+def test_training_learns_and_leaves_what_it_promises(workplace: Path) -> None:
+    write_recipe(workplace, epochs=12, learning_rate=0.02)
+    output = finish(start(workplace, "run"))
+    rows = metrics(workplace / "run")
+    losses = [row["train/cross_entropy"] for row in rows if "train/cross_entropy" in row]
+    assert losses[-1] < losses[0] / 2
+    scores = [row["dev/bleu4"] for row in rows if "dev/bleu4" in row]
+    assert len(scores) == 12
+    notes = read_config(workplace / "run" / "best")["notes"]
+    assert notes["dev"]["bleu4"] == max(scores)
+    assert notes["epoch"] == scores.index(max(scores)) + 1
+    assert f"{max(scores):.2f} on dev" in output
+    assert list((workplace / "run").glob("events.out.tfevents.*"))
+    model, vocabulary = load_checkpoint(workplace / "run" / "best")
+    assert "happy" in vocabulary.words
+    assert model.config.vocabulary_size == len(vocabulary)
+
+
+def test_training_stops_when_dev_no_longer_improves(workplace: Path) -> None:
+    write_recipe(workplace, epochs=30, patience=2, learning_rate=1e-8)
+    finish(start(workplace, "run"))
+    scores = [row["dev/bleu4"] for row in metrics(workplace / "run") if "dev/bleu4" in row]
+    assert len(scores) == scores.index(max(scores)) + 1 + 2
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_under_another_recipe(workplace: Path) -> None:
+    write_recipe(workplace, epochs=1)
+    finish(start(workplace, "run"))
+    again = start(workplace, "run")
+    assert "holds a run already; add --resume" in again.communicate()[0]
+    assert again.returncode == 1
+    write_recipe(workplace, epochs=2)
+    other = start(workplace, "run", "--resume")
+    output = other.communicate()[0]
+    assert "train.epochs was 1, is 2" in output
+    assert "Traceback" not in output
+
+
+def test_a_loss_that_is_not_finite_stops_training_cleanly(workplace: Path) -> None:
+    write_recipe(workplace, learning_rate=1e30)
+    process = start(workplace, "run")
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    assert re.search(r"the loss is (nan|inf)", output)
+    assert "Traceback" not in output
+
+
+def test_the_recipe_of_the_bundled_model_runs_on_its_real_data_format(workplace: Path) -> None:
+    """The committed recipe itself, cut short, with the packaged weights: only the photos are made up."""
+    text = (ROOT / "recipes" / "flickr8k-soft.toml").read_text()
+    (workplace / "recipe.toml").write_text(text.replace("epochs = 10", "epochs = 1"))
+    finish(start(workplace, "run"))
+    model, _ = load_checkpoint(workplace / "run" / "best")
+    assert model.encoder.grid == 14

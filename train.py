@@ -1,0 +1,113 @@
+"""Train a captioner from a recipe: `python train.py recipes/flickr8k-soft.toml`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner.checkpoint import load_checkpoint, read_config
+from captioner.config import ModelConfig, Recipe
+from captioner.data.annotations import CaptionedImage, read_split
+from captioner.data.dataset import CaptionDataset
+from captioner.data.features import FeatureStore, fingerprint
+from captioner.errors import CaptionerError
+from captioner.metrics.bleu import bleu
+from captioner.models.encoder import ImageEncoder
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.pipeline import choose_device, search
+from captioner.training.cross_entropy import CrossEntropy
+from captioner.training.trainer import fit
+from captioner.vocabulary import Vocabulary, tokenize
+
+_VALIDATION_BATCH = 64
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Train a captioner. Relative data roots are under $CAPTIONER_DATA.")
+    parser.add_argument("recipe", type=Path, help="TOML file, such as recipes/flickr8k-soft.toml")
+    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/NAME-OF-RECIPE)")
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of feature stores (default: cache)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output where it stopped")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        train(Recipe.read(options.recipe), options)
+    except CaptionerError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train.py: interrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(recipe: Recipe, options: argparse.Namespace) -> None:
+    """Build everything the recipe names, and fit."""
+    folder = options.output or Path("runs") / options.recipe.stem
+    device = choose_device(options.device)
+    if (folder / "last").exists() and not options.resume:
+        raise CaptionerError(
+            f"{folder}: holds a run already; add --resume to go on with it, or choose another --output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    train_images, dev_images = read_split(recipe.data, "train"), read_split(recipe.data, "dev")
+    if options.resume:
+        model, vocabulary = load_checkpoint(folder / "last")
+        changes = differences(read_config(folder / "last")["notes"]["recipe"], recipe.to_dict())
+        if changes:
+            raise CaptionerError(f"{options.recipe}: not the recipe {folder} was started with: {'; '.join(changes)}")
+    else:
+        torch.manual_seed(recipe.train.seed)
+        encoder = ImageEncoder.pretrained(recipe.encoder)
+        vocabulary = Vocabulary.build((c for image in train_images for c in image.captions), recipe.data.min_count)
+        model = ShowAttendTell(ModelConfig(recipe.encoder, recipe.decoder, len(vocabulary)), encoder)
+    model.to(device).encoder.to(memory_format=torch.channels_last)
+    logging.info("%d photos to train on, %d for dev, %d words", len(train_images), len(dev_images), len(vocabulary))
+
+    def store(images: list[CaptionedImage], split: str) -> FeatureStore:
+        name = f"{Path(recipe.data.root).name}-{split}-{fingerprint(model.encoder)[:12]}"
+        return FeatureStore.build(
+            options.cache / name, [i.path for i in images], model.encoder, device, f"{split} features"
+        )
+
+    data = CaptionDataset(train_images, store(train_images, "train"), vocabulary, recipe.data.max_length)
+    dev_store = store(dev_images, "dev")
+    references = [[tokenize(caption) for caption in image.captions] for image in dev_images]
+
+    def validate() -> dict[str, float]:
+        hypotheses = []
+        for start in range(0, len(dev_store), _VALIDATION_BATCH):
+            rows = range(start, min(start + _VALIDATION_BATCH, len(dev_store)))
+            features = dev_store.read(rows).to(device).float()
+            hypotheses += [beam[0] for beam in search(model.decoder, features, vocabulary, recipe.decoding)]
+        words = [vocabulary.decode(hypothesis.tokens) for hypothesis in hypotheses]
+        return {f"bleu{n}": score for n, score in enumerate(bleu(references, words), 1)}
+
+    objective = CrossEntropy(vocabulary.pad, recipe.train.doubly_stochastic)
+    progress = fit(model, vocabulary, data, objective, validate, "bleu4", recipe, folder, options.resume)
+    logging.info(
+        "best: BLEU-4 %.2f on dev after epoch %d, in %s", progress.best_score, progress.best_epoch, folder / "best"
+    )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Name every setting in which two recipes differ."""
+    found = []
+    for name, value in now.items():
+        old = before.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            found += differences(old, value, f"{prefix}{name}.")
+        elif old != value:
+            found.append(f"{prefix}{name} was {old}, is {value}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
