@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import string
 import sys
 import threading
 from pathlib import Path
@@ -58,6 +60,11 @@ def filmstrip_png(data: bytes, caption: Caption) -> bytes:
     return buffer.getvalue()
 
 
+def plain(text: str) -> str:
+    """Escape what Markdown would take for markup, such as a link in a file's name."""
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
+
+
 def choose_photo() -> tuple[str, bytes] | None:
     """Show the uploader and the samples; return name and bytes of the photo chosen last."""
 
@@ -81,7 +88,8 @@ def show(name: str, data: bytes) -> None:
     try:
         image = load_image(data)
     except ImageReadError as error:
-        st.error("This file cannot be captioned. " + str(error).removeprefix("image: ").capitalize() + ".")
+        reason = str(error).removeprefix("image: ")
+        st.error(f"{plain(name)}: {plain(reason)}. Please choose another file.")
         return
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
     with left:
@@ -120,7 +128,7 @@ def main() -> None:
     try:
         show(*chosen)
     except CaptionerError as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
 
 
 main()

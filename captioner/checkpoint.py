@@ -57,7 +57,8 @@ def save_checkpoint(
         name: (tensor.to(dtype) if tensor.dim() >= 2 else tensor).contiguous().cpu()
         for name, tensor in model.state_dict().items()
     }
-    safetensors.torch.save_file(weights, partial / _WEIGHTS)
+    # Not save_file, which hides the file from everyone but its owner.
+    (partial / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
     config = {"format": FORMAT, "model": model.config.to_dict(), "notes": notes or {}}
     (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     vocabulary.save(partial / _VOCABULARY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         return FATAL
     except BrokenPipeError:
         # Whoever was reading, such as `head`, has had enough.
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _caption(arguments: argparse.Namespace) -> int:

@@ -60,7 +60,7 @@ def overlay(
     region : tuple of 4 floats
         The part of the photo the grid covers, pixels of `image`.
     peak : float
-        Weight drawn at full strength. One peak for all words of a caption keeps flat attention looking flat.
+        Weight drawn at full strength; see `shared_peak`.
     opacity : float
         At full strength, 0..1.
     colormap : str
@@ -71,6 +71,15 @@ def overlay(
     share = opacity * strength[..., None]
     pixels = np.asarray(image, np.float32)
     return Image.fromarray(((1 - share) * pixels + share * colour).round().astype(np.uint8))
+
+
+def shared_peak(attention: np.ndarray) -> float:
+    """Weight to draw at full strength in all maps (T, rows, columns) of a caption: the median of their peaks.
+
+    One scale for all words keeps flat attention looking flat, which a scale per word would not; the
+    median keeps one very sharp word from blanking out the others.
+    """
+    return float(np.median(attention.max(axis=(1, 2))))
 
 
 def word_overlays(
@@ -90,8 +99,9 @@ def word_overlays(
     small = image.resize((width, height), Image.Resampling.LANCZOS)
     fx, fy = width / image.width, height / image.height
     left, top, right, bottom = region
+    peak = shared_peak(attention)
     small_region = (left * fx, top * fy, right * fx, bottom * fy)
-    return [overlay(small, weights, small_region, peak=float(attention.max())) for weights in attention]
+    return [overlay(small, weights, small_region, peak) for weights in attention]
 
 
 def filmstrip(image: Image.Image, words: Sequence[str], attention: np.ndarray, region: Region) -> Figure:

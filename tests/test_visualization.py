@@ -41,7 +41,8 @@ def test_flat_attention_looks_flat_beside_peaked() -> None:
     """All words share one scale; drawn each on its own, uniform attention would look as strong as a peak."""
     photo = Image.new("RGB", (64, 64), "black")
     flat = np.full((4, 4), 1 / 16, np.float32)
-    weak, strong = word_overlays(photo, np.stack([flat, one_hot(2, 2)]), (0, 0, 64, 64))
+    maps = np.stack([flat, one_hot(2, 2), one_hot(0, 1)])
+    weak, strong, _ = word_overlays(photo, maps, (0, 0, 64, 64))
     assert np.asarray(weak).max() < np.asarray(strong).max() / 3
 
 

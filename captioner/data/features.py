@@ -106,10 +106,11 @@ class FeatureStore:
             partial.write_text(json.dumps(index))
             os.replace(partial, folder / _INDEX)
         row_bytes = 2 * encoder.grid**2 * encoder.feature_dim
-        with (folder / _FEATURES).open("ab") as file:
-            done = file.tell() // row_bytes
-            file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
-            if done < len(images):
+        path = folder / _FEATURES
+        done = path.stat().st_size // row_bytes if path.exists() else 0
+        if done < len(images):
+            with path.open("ab") as file:
+                file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
                 _append(file, images[done:], encoder, device, tqdm(total=len(images), initial=done, desc=label))
         return cls(folder)
 

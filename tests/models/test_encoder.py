@@ -205,6 +205,14 @@ def test_weights_of_a_whole_classifier_load_from_a_local_file(tmp_path: Path, su
     assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in state.items())
 
 
+def test_weights_of_timm_load_from_a_local_file(tmp_path: Path) -> None:
+    whole = timm.create_model("mobilenetv3_small_050", pretrained=False)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    config = EncoderConfig("timm:mobilenetv3_small_050", weights=str(tmp_path / "weights.pth"), input_size=64)
+    encoder = ImageEncoder.pretrained(config)
+    assert torch.equal(next(encoder.parameters()), next(whole.parameters()))
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
