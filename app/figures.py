@@ -13,6 +13,7 @@ from captioner.pipeline import Caption
 
 STYLE = """
 <style>
+[data-testid="stMainBlockContainer"] { padding-top: 2.5rem; }
 .sat-caption { font-family: Georgia, 'Times New Roman', serif; font-size: clamp(1.6rem, 3.2vw, 2.5rem);
   line-height: 1.25; margin: 0.2rem 0 0.6rem; text-wrap: balance; }
 .sat-caption::first-letter { text-transform: uppercase; }

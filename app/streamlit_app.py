@@ -65,22 +65,32 @@ def plain(text: str) -> str:
     return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
 
 
+def take_upload() -> None:
+    """Remember the photo just uploaded; forget it when it is taken away again."""
+    upload = st.session_state["upload"]
+    st.session_state["photo"] = (upload.name, upload.getvalue()) if upload else None
+
+
+def take_sample(path: Path) -> None:
+    """Remember the sample just chosen."""
+    st.session_state["photo"] = (path.name, path.read_bytes())
+
+
 def choose_photo() -> tuple[str, bytes] | None:
     """Show the uploader and the samples; return name and bytes of the photo chosen last."""
-
-    def take_upload() -> None:
-        upload = st.session_state["upload"]
-        st.session_state["photo"] = (upload.name, upload.getvalue()) if upload else None
-
-    st.file_uploader("Upload a photo", type=[suffix[1:] for suffix in SUFFIXES], key="upload", on_change=take_upload)
-    st.caption("or try one of these")
-    with st.container(horizontal=True, key="samples"):
-        for path in SAMPLES:
-            with st.container(width=112, gap="small"):
-                st.image(thumbnail(path), width="stretch")
-                if st.button(path.stem.capitalize(), key=f"sample-{path.stem}", width="stretch"):
-                    st.session_state["photo"] = (path.name, path.read_bytes())
-    return st.session_state.get("photo")
+    photo: tuple[str, bytes] | None = st.session_state.get("photo")
+    # Folded away once there is a photo, so that its caption is on the screen without scrolling.
+    with st.expander("Choose another photo" if photo else "Choose a photo", expanded=photo is None):
+        types = [suffix[1:] for suffix in SUFFIXES]
+        st.file_uploader("Upload a photo", type=types, key="upload", on_change=take_upload)
+        st.caption("or try one of these")
+        with st.container(horizontal=True, key="samples"):
+            for path in SAMPLES:
+                with st.container(width=112, gap="small"):
+                    st.image(thumbnail(path), width="stretch")
+                    label = path.stem.capitalize()
+                    st.button(label, key=f"sample-{path.stem}", width="stretch", on_click=take_sample, args=(path,))
+    return photo
 
 
 def show(name: str, data: bytes) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
 Region = tuple[float, float, float, float]
+_DARK = 0.25  # brightness left where nothing was looked at
+_GLOW, _GLOW_SHARE = (255, 214, 60), 0.25
 
 
 def heat_map(attention: np.ndarray, size: tuple[int, int], region: Region) -> np.ndarray:
@@ -41,15 +42,8 @@ def heat_map(attention: np.ndarray, size: tuple[int, int], region: Region) -> np
     return heat
 
 
-def overlay(
-    image: Image.Image,
-    attention: np.ndarray,
-    region: Region,
-    peak: float,
-    opacity: float = 0.75,
-    colormap: str = "cividis",
-) -> Image.Image:
-    """Lay the attention of one word over the photo: colour by weight, and the more opaque the more weight.
+def overlay(image: Image.Image, attention: np.ndarray, region: Region, peak: float) -> Image.Image:
+    """Light the photo where the model looked for one word, and leave the rest in the dark.
 
     Parameters
     ----------
@@ -60,21 +54,17 @@ def overlay(
     region : tuple of 4 floats
         The part of the photo the grid covers, pixels of `image`.
     peak : float
-        Weight drawn at full strength; see `shared_peak`.
-    opacity : float
-        At full strength, 0..1.
-    colormap : str
-        One of matplotlib's.
+        Weight that is lit fully; see `shared_peak`.
     """
-    strength = (heat_map(attention, image.size, region) / peak).clip(0, 1)
-    colour = 255 * colormaps[colormap](strength)[..., :3]
-    share = opacity * strength[..., None]
-    pixels = np.asarray(image, np.float32)
-    return Image.fromarray(((1 - share) * pixels + share * colour).round().astype(np.uint8))
+    strength = (heat_map(attention, image.size, region) / peak).clip(0, 1)[..., None]
+    lit = np.asarray(image, np.float32) * (_DARK + (1 - _DARK) * strength)
+    # The glow shows on black and white photos, and where the photo itself is dark.
+    glow = _GLOW_SHARE * strength
+    return Image.fromarray(((1 - glow) * lit + glow * np.array(_GLOW, np.float32)).round().astype(np.uint8))
 
 
 def shared_peak(attention: np.ndarray) -> float:
-    """Weight to draw at full strength in all maps (T, rows, columns) of a caption: the median of their peaks.
+    """Weight to light fully in all maps (T, rows, columns) of a caption: the median of their peaks.
 
     One scale for all words keeps flat attention looking flat, which a scale per word would not; the
     median keeps one very sharp word from blanking out the others.

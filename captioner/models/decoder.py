@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from captioner.config import DecoderConfig
 from captioner.models.attention import AdditiveScore, SoftAttention
@@ -97,6 +98,9 @@ class AttentionDecoder(nn.Module):
         rows : int
             K, rows per image, all alike.
         """
+        # CNN features differ tenfold in length between locations; at one length, a location counts by its weight
+        # alone, so that the map which is drawn is the map which was used.
+        features = functional.layer_norm(features, features.shape[-1:])
         mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)
         hidden = torch.tanh(self.init_hidden(mean)).expand(-1, rows, -1)
         cell = torch.tanh(self.init_cell(mean).float()).expand(-1, rows, -1)

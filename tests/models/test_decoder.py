@@ -78,14 +78,14 @@ def test_the_recurrence_is_an_lstm_cell(decoder: AttentionDecoder, features: tor
         cell.bias_hh.zero_()
     token = torch.tensor([[4], [5]])
     start = decoder.init_state(features)
-    mean = features.mean(1)
+    mean = start.features.mean(1)
     assert torch.allclose(start.hidden[:, 0], torch.tanh(decoder.init_hidden(mean)), atol=1e-6)
     assert torch.allclose(start.cell[:, 0], torch.tanh(decoder.init_cell(mean)), atol=1e-6)
     log_probs, alpha, state = decoder.step(token, start)
     embedded = decoder.embedding(token[:, 0])
     beta = torch.sigmoid(decoder.gate(start.hidden[:, 0]))
     assert beta.shape == (B, 1)
-    context = beta * torch.einsum("bl,bld->bd", alpha[:, 0], features)
+    context = beta * torch.einsum("bl,bld->bd", alpha[:, 0], start.features)
     hidden, memory = cell(torch.cat([embedded, context], 1), (start.hidden[:, 0], start.cell[:, 0]))
     assert torch.allclose(state.hidden[:, 0], hidden, atol=1e-6)
     assert torch.allclose(state.cell[:, 0], memory, atol=1e-6)
@@ -125,6 +125,15 @@ def test_features_are_projected_once_per_image_and_not_per_word(
     decoder(features, tokens)
     assert calls == [(B, L, CONFIG.attention_dim)]
     assert words == [(B, K, T, V)]
+
+
+def test_a_location_counts_by_its_weight_and_not_by_the_length_of_its_features(
+    decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
+) -> None:
+    lengths = torch.tensor([0.5, 1.0, 3.0, 10.0, 20.0]).view(1, L, 1)
+    one, other = decoder(features, tokens), decoder(features * lengths, tokens)
+    assert torch.allclose(one.logits, other.logits, atol=1e-3)
+    assert torch.allclose(one.alpha, other.alpha, atol=1e-3)
 
 
 def test_reorder_takes_the_rows_asked_for(decoder: AttentionDecoder, features: torch.Tensor) -> None:
