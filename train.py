@@ -78,6 +78,8 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
         )
 
     data = CaptionDataset(train_images, store(train_images, "train"), vocabulary, recipe.data.max_length)
+    if not options.resume:
+        model.decoder.expect_words(data.word_counts(len(vocabulary)))
     dev_store = store(dev_images, "dev")
     references = [[tokenize(caption) for caption in image.captions] for image in dev_images]
 

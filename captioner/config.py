@@ -160,12 +160,15 @@ class DecoderConfig(_Config):
         E, H and A of the decoder's formulas.
     dropout : float
         Probability of zeroing a unit of the deep output; none inside the LSTM.
+    feature_dropout : float
+        Mean share of channels of the features silenced in training, over the whole photo.
     """
 
     embedding_dim: int = 512
     hidden_dim: int = 512
     attention_dim: int = 512
     dropout: float = 0.5
+    feature_dropout: float = 0.0
 
     def _faults(self) -> typing.Iterator[str]:
         for name in ("embedding_dim", "hidden_dim", "attention_dim"):
@@ -173,6 +176,8 @@ class DecoderConfig(_Config):
                 yield f"{name} = {getattr(self, name)} must be at least 1"
         if not 0 <= self.dropout < 1:
             yield f"dropout = {self.dropout} must lie in 0..1, 1 excluded"
+        if not 0 <= self.feature_dropout <= 0.5:
+            yield f"feature_dropout = {self.feature_dropout} must lie in 0..0.5"
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ class DecodingOptions(_Config):
 
     beam_size: int = 3
     max_length: int = 20
-    length_penalty: float = 1.0
+    length_penalty: float = 0.7
 
     def _faults(self) -> typing.Iterator[str]:
         if not 1 <= self.beam_size <= 1000:

@@ -62,6 +62,11 @@ class CaptionDataset:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def word_counts(self, vocabulary_size: int) -> Tensor:
+        """How often each token is a target, over all captions: (V,)."""
+        targets = [token for captions in self.captions for caption in captions for token in caption[1:]]
+        return torch.bincount(torch.tensor(targets), minlength=vocabulary_size)
+
     def batch(self, rows: Sequence[int]) -> Batch:
         """Put the given photos together."""
         captions = [self.captions[row] for row in rows]

@@ -55,6 +55,32 @@ class DecoderOutput(NamedTuple):
     alpha: Tensor
 
 
+class FeatureDropout(nn.Module):
+    """In training, silence channels of a photo's features, some photos more than others.
+
+    A channel falls silent at every location, for attention would average anything else away. The share
+    is drawn for each photo from 0 to 2 `p`, and what is left is not scaled up: a photo unlike those trained
+    on excites fewer of the channels a decoder knows, and it has to stay fluent then.
+
+    Parameters
+    ----------
+    p : float
+        Mean share of silent channels, at most 0.5.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        if not self.training or self.p == 0:
+            return features
+        share = 2 * self.p * torch.rand(len(features), 1, 1, device=features.device)
+        kept = torch.rand(len(features), 1, features.shape[2], device=features.device) >= share
+        return features * kept
+
+
 class AttentionDecoder(nn.Module):
     """LSTM with attention, gated context and deep output.
 
@@ -71,6 +97,7 @@ class AttentionDecoder(nn.Module):
     def __init__(self, config: DecoderConfig, feature_dim: int, vocabulary_size: int) -> None:
         super().__init__()
         embedding_dim, hidden_dim = config.embedding_dim, config.hidden_dim
+        self.feature_dropout = FeatureDropout(config.feature_dropout)
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
         self.init_hidden = nn.Linear(feature_dim, hidden_dim)
         self.init_cell = nn.Linear(feature_dim, hidden_dim)
@@ -88,6 +115,11 @@ class AttentionDecoder(nn.Module):
         # Remember by default: the forget gate starts open (Jozefowicz et al. 2015).
         nn.init.ones_(self.lstm_word.bias[hidden_dim : 2 * hidden_dim])
 
+    def expect_words(self, counts: Tensor) -> None:
+        """Start from how often each word (V,) occurs, so that training need not learn it first."""
+        with torch.no_grad():
+            self.output_word.bias.copy_(torch.log((counts + 1) / (counts + 1).sum()))
+
     def init_state(self, features: Tensor, rows: int = 1) -> DecoderState:
         """Start from the mean feature: h_0 = tanh(f_h(mean a)), c_0 = tanh(f_c(mean a)).
 
@@ -101,6 +133,7 @@ class AttentionDecoder(nn.Module):
         # CNN features differ tenfold in length between locations; at one length, a location counts by its weight
         # alone, so that the map which is drawn is the map which was used.
         features = functional.layer_norm(features, features.shape[-1:])
+        features = self.feature_dropout(features)
         mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)
         hidden = torch.tanh(self.init_hidden(mean)).expand(-1, rows, -1)
         cell = torch.tanh(self.init_cell(mean).float()).expand(-1, rows, -1)

@@ -21,9 +21,7 @@ def page() -> AppTest:
 
 
 def html(page: AppTest) -> str:
-    return "".join(element.proto.body for element in page.main if element.type == "html") + "".join(
-        element.proto.body for element in page.get("html")
-    )
+    return "".join(element.proto.body for element in page.get("html"))
 
 
 def test_the_empty_page_offers_upload_and_samples(page: AppTest) -> None:
@@ -62,5 +60,4 @@ def test_a_file_that_is_no_photo_gets_words_and_no_traceback(page: AppTest) -> N
     page.file_uploader[0].set_value(("notes.jpg", b"only text", "image/jpeg")).run()
     assert not page.exception
     [error] = page.error
-    assert "notes.jpg" in error.value
-    assert "not an image" in error.value
+    assert error.value.replace("\\", "").startswith("notes.jpg: not an image in a format that can be read")

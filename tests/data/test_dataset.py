@@ -37,6 +37,17 @@ def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -
     assert (batch.tokens[0, 2:] == pad).all()
 
 
+def test_words_are_counted_as_targets(dataset: CaptionDataset) -> None:
+    counts = dataset.word_counts(10)
+    _pad, bos, eos, _unk, a, _dog, big, *_ = range(10)
+    assert counts[bos] == 0
+    assert counts[a] == 2 + 5 * 5  # two captions of the first photo, five of each other
+    assert counts[big] == 1 + 5
+    # All end but the first photo's second caption, which is cut.
+    assert counts[eos] <= 1 + 5 * 5
+    assert counts.sum() == sum(len(caption) - 1 for captions in dataset.captions for caption in captions)
+
+
 def test_every_row_comes_once_and_the_order_depends_on_seed_and_epoch_alone() -> None:
     lengths = [5 + index % 17 for index in range(1003)]
     batches = bucketed_batches(lengths, 32, seed=1, epoch=2)
