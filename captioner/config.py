@@ -161,7 +161,7 @@ class DecoderConfig(_Config):
     dropout : float
         Probability of zeroing a unit of the deep output; none inside the LSTM.
     feature_dropout : float
-        Mean share of channels of the features silenced in training, over the whole photo.
+        Probability of zeroing a channel of the features, over the whole photo.
     """
 
     embedding_dim: int = 512
@@ -174,10 +174,9 @@ class DecoderConfig(_Config):
         for name in ("embedding_dim", "hidden_dim", "attention_dim"):
             if getattr(self, name) < 1:
                 yield f"{name} = {getattr(self, name)} must be at least 1"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout = {self.dropout} must lie in 0..1, 1 excluded"
-        if not 0 <= self.feature_dropout <= 0.5:
-            yield f"feature_dropout = {self.feature_dropout} must lie in 0..0.5"
+        for name in ("dropout", "feature_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                yield f"{name} = {getattr(self, name)} must lie in 0..1, 1 excluded"
 
 
 @dataclass(frozen=True)

@@ -55,32 +55,6 @@ class DecoderOutput(NamedTuple):
     alpha: Tensor
 
 
-class FeatureDropout(nn.Module):
-    """In training, silence channels of a photo's features, some photos more than others.
-
-    A channel falls silent at every location, for attention would average anything else away. The share
-    is drawn for each photo from 0 to 2 `p`, and what is left is not scaled up: a photo unlike those trained
-    on excites fewer of the channels a decoder knows, and it has to stay fluent then.
-
-    Parameters
-    ----------
-    p : float
-        Mean share of silent channels, at most 0.5.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        if not self.training or self.p == 0:
-            return features
-        share = 2 * self.p * torch.rand(len(features), 1, 1, device=features.device)
-        kept = torch.rand(len(features), 1, features.shape[2], device=features.device) >= share
-        return features * kept
-
-
 class AttentionDecoder(nn.Module):
     """LSTM with attention, gated context and deep output.
 
@@ -97,7 +71,7 @@ class AttentionDecoder(nn.Module):
     def __init__(self, config: DecoderConfig, feature_dim: int, vocabulary_size: int) -> None:
         super().__init__()
         embedding_dim, hidden_dim = config.embedding_dim, config.hidden_dim
-        self.feature_dropout = FeatureDropout(config.feature_dropout)
+        self.feature_dropout = nn.Dropout1d(config.feature_dropout)
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
         self.init_hidden = nn.Linear(feature_dim, hidden_dim)
         self.init_cell = nn.Linear(feature_dim, hidden_dim)
@@ -133,7 +107,8 @@ class AttentionDecoder(nn.Module):
         # CNN features differ tenfold in length between locations; at one length, a location counts by its weight
         # alone, so that the map which is drawn is the map which was used.
         features = functional.layer_norm(features, features.shape[-1:])
-        features = self.feature_dropout(features)
+        # A dropped channel is dropped at every location, or attention would average the noise away.
+        features = self.feature_dropout(features.transpose(1, 2)).transpose(1, 2)
         mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)
         hidden = torch.tanh(self.init_hidden(mean)).expand(-1, rows, -1)
         cell = torch.tanh(self.init_cell(mean).float()).expand(-1, rows, -1)
