@@ -27,14 +27,14 @@ def test_a_folder_is_captioned_and_bad_files_listed(
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name in ("cat", "coffee"):
+    for name in ("admiral", "cat"):
         shutil.copy(EXAMPLES / f"{name}.jpg", folder / f"{name}.jpg")
     (folder / "bad.jpg").write_text("a text file, renamed")
     (folder / "notes.txt").write_text("no image, and not named like one")
     output = tmp_path / "out.jsonl"
     assert main(["caption", str(folder), "--output", str(output)]) == 3
     lines = read_lines(output)
-    assert [line["image"] for line in lines] == [str(folder / "cat.jpg"), str(folder / "coffee.jpg")]
+    assert [line["image"] for line in lines] == [str(folder / "admiral.jpg"), str(folder / "cat.jpg")]
     for line in lines:
         expected = captioner.caption(str(line["image"]))
         assert line["caption"] == expected.text

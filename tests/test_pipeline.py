@@ -68,7 +68,7 @@ def test_every_kind_of_source_gives_the_same_caption(captioner: Captioner) -> No
 
 
 def test_a_rotated_photo_is_captioned_upright(captioner: Captioner) -> None:
-    upright = Image.open(EXAMPLES / "rocket.jpg")
+    upright = Image.open(EXAMPLES / "astronaut.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
