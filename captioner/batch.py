@@ -73,9 +73,13 @@ def caption_files(
         if isinstance(result, ImageReadError):
             report.failures.append(str(result))
         else:
-            output.write(json.dumps(record(str(path), result), ensure_ascii=False) + "\n")
-            output.flush()
-            report.captioned += 1
+            line = json.dumps(record(str(path), result), ensure_ascii=False) + "\n"
+            try:
+                output.write(line)
+                output.flush()
+            finally:
+                # An interruption while writing leaves the line in the buffer, which closing the file still writes.
+                report.captioned += 1
         advance()
 
 

@@ -46,10 +46,10 @@ def test_the_bundled_model_sees_what_is_there(captioner: Captioner) -> None:
 
 
 def test_the_model_looks_elsewhere_for_other_words(captioner: Captioner) -> None:
-    for path in PHOTOS:
-        maps = captioner.caption(path).attention.reshape(-1, 196)
+    for name in ("admiral", "astronaut", "photographer", "raccoon"):
+        maps = captioner.caption(EXAMPLES / f"{name}.jpg").attention.reshape(-1, 196)
         apart = np.abs(maps[:, None] - maps[None]).sum(-1) / 2  # total variation, 0..1
-        assert apart.max() > 0.2, path
+        assert apart.max() > 0.3, name
 
 
 @pytest.mark.parametrize("beam", [1, 3])

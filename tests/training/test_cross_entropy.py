@@ -41,7 +41,7 @@ def test_the_loss_is_the_mean_log_probability_of_the_words(decoder: AttentionDec
                 words += 1
     output = CrossEntropy(PAD, 0.0)(decoder, batch)
     assert words == 3 + 2 + 4
-    assert float(output.loss) == pytest.approx(total / words, rel=1e-5)
+    assert output.loss.item() == pytest.approx(total / words, rel=1e-5)
 
 
 def test_padding_changes_neither_loss_nor_gradient(decoder: AttentionDecoder, batch: Batch) -> None:
@@ -49,7 +49,7 @@ def test_padding_changes_neither_loss_nor_gradient(decoder: AttentionDecoder, ba
         decoder.zero_grad()
         loss = CrossEntropy(PAD, 1.0)(decoder, batch).loss
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss), [p.grad.clone() for p in decoder.parameters() if p.grad is not None]
+        return loss.item(), [p.grad.clone() for p in decoder.parameters() if p.grad is not None]
 
     longer = Batch(batch.features, torch.nn.functional.pad(batch.tokens, (0, 3), value=PAD))
     (loss, grads), (longer_loss, longer_grads) = gradients(batch), gradients(longer)
@@ -60,7 +60,7 @@ def test_padding_changes_neither_loss_nor_gradient(decoder: AttentionDecoder, ba
 def test_a_batch_twice_over_weighs_the_same(decoder: AttentionDecoder, batch: Batch) -> None:
     twice = Batch(batch.features.repeat(2, 1, 1), batch.tokens.repeat(2, 1, 1))
     objective = CrossEntropy(PAD, 1.0)
-    assert float(objective(decoder, twice).loss) == pytest.approx(float(objective(decoder, batch).loss), rel=1e-5)
+    assert objective(decoder, twice).loss.item() == pytest.approx(objective(decoder, batch).loss.item(), rel=1e-5)
 
 
 def test_the_doubly_stochastic_term_worked_out_by_hand() -> None:
@@ -71,4 +71,4 @@ def test_the_doubly_stochastic_term_worked_out_by_hand() -> None:
 
 
 def test_an_untrained_decoder_is_as_unsure_as_chance(decoder: AttentionDecoder, batch: Batch) -> None:
-    assert float(CrossEntropy(PAD, 0.0)(decoder, batch).loss) == pytest.approx(math.log(11), rel=0.2)
+    assert CrossEntropy(PAD, 0.0)(decoder, batch).loss.item() == pytest.approx(math.log(11), rel=0.2)
