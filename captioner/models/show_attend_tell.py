@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from captioner.config import ModelConfig
-from captioner.models.decoder import AttentionDecoder, DecoderOutput
+from captioner.models.decoder import AttentionDecoder
 from captioner.models.encoder import ImageEncoder
 
 
@@ -25,7 +25,3 @@ class ShowAttendTell(nn.Module):
         self.encoder = encoder or ImageEncoder(config.encoder)
         self.config = ModelConfig(self.encoder.config, config.decoder, config.vocabulary_size)
         self.decoder = AttentionDecoder(config.decoder, self.encoder.feature_dim, config.vocabulary_size)
-
-    def forward(self, pixels: Tensor, tokens: Tensor) -> DecoderOutput:
-        """Teacher forcing from pixels (B, 3, S, S) uint8 and tokens (B, K, T)."""
-        return self.decoder(self.encoder(pixels), tokens)  # type: ignore[no-any-return]
