@@ -21,6 +21,7 @@ from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device, search
 from captioner.training.cross_entropy import CrossEntropy
+from captioner.training.hard_attention import HardAttention
 from captioner.training.trainer import fit
 from captioner.vocabulary import Vocabulary, tokenize
 
@@ -92,11 +93,18 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
         words = [vocabulary.decode(hypothesis.tokens) for hypothesis in hypotheses]
         return {f"bleu{n}": score for n, score in enumerate(bleu(references, words), 1)}
 
-    objective = CrossEntropy(vocabulary.pad, recipe.train.doubly_stochastic)
+    objective = build_objective(recipe, vocabulary).to(device)
     progress = fit(model, vocabulary, data, objective, validate, "bleu4", recipe, folder, options.resume)
     logging.info(
         "best: BLEU-4 %.2f on dev after epoch %d, in %s", progress.best_score, progress.best_epoch, folder / "best"
     )
+
+
+def build_objective(recipe: Recipe, vocabulary: Vocabulary) -> CrossEntropy | HardAttention:
+    """Build what trains the recipe's kind of attention."""
+    if recipe.decoder.attention == "hard":
+        return HardAttention(vocabulary.pad, recipe.train.doubly_stochastic, recipe.train.hard_attention)
+    return CrossEntropy(vocabulary.pad, recipe.train.doubly_stochastic)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -152,7 +152,7 @@ class EncoderConfig(_Config):
 
 @dataclass(frozen=True)
 class DecoderConfig(_Config):
-    """Sizes of the attention LSTM (Xu et al. 2015, section 3.1).
+    """Kind and sizes of the attention LSTM (Xu et al. 2015, section 3.1).
 
     Parameters
     ----------
@@ -162,6 +162,10 @@ class DecoderConfig(_Config):
         Probability of zeroing a unit of the deep output; none inside the LSTM.
     feature_dropout : float
         Probability of zeroing a channel of the features, over the whole photo.
+    attention : {"soft", "hard", "none"}
+        Deterministic (section 4.2), stochastic (section 4.1), or the mean feature at every word.
+    score : {"additive", "dot"}
+        What rates the locations; see `captioner.models.attention`.
     """
 
     embedding_dim: int = 512
@@ -169,6 +173,8 @@ class DecoderConfig(_Config):
     attention_dim: int = 512
     dropout: float = 0.5
     feature_dropout: float = 0.0
+    attention: typing.Literal["soft", "hard", "none"] = "soft"
+    score: typing.Literal["additive", "dot"] = "additive"
 
     def _faults(self) -> typing.Iterator[str]:
         for name in ("embedding_dim", "hidden_dim", "attention_dim"):
@@ -233,11 +239,18 @@ class DecodingOptions(_Config):
     length_penalty : float
         Hypotheses are ranked by log-probability / length ** length_penalty, the length counting the end
         token: 0 ranks by the bare sum, which favours short captions, 1 by the mean per token.
+    context : {"expectation", "argmax", "sample"}
+        What a model with hard attention sees for a word: all locations by their weights, the likeliest one,
+        or one drawn at random. Other models know only the first.
+    seed : int
+        Of `sample`. What is drawn for a photo depends on the photos in its batch, too.
     """
 
     beam_size: int = 3
     max_length: int = 20
     length_penalty: float = 0.7
+    context: typing.Literal["expectation", "argmax", "sample"] = "expectation"
+    seed: int = 0
 
     def _faults(self) -> typing.Iterator[str]:
         if not 1 <= self.beam_size <= 1000:
@@ -246,6 +259,37 @@ class DecodingOptions(_Config):
             yield f"max_length = {self.max_length} must lie in 1..1000"
         if not 0 <= self.length_penalty <= 10:
             yield f"length_penalty = {self.length_penalty} must lie in 0..10"
+
+
+@dataclass(frozen=True)
+class HardAttentionConfig(_Config):
+    """How hard attention is trained; see `captioner.training.hard_attention`.
+
+    Parameters
+    ----------
+    reinforce : float
+        lambda_r, weight of the REINFORCE term; 1 makes the estimator exact.
+    entropy : float
+        lambda_e, weight of the entropy of the attention.
+    baseline_decay : float
+        Share of the moving-average baseline kept at each step.
+    sampling : float
+        Probability that the words of an image are looked for at sampled locations rather than everywhere.
+    """
+
+    reinforce: float = 0.1
+    entropy: float = 0.002
+    baseline_decay: float = 0.9
+    sampling: float = 0.5
+
+    def _faults(self) -> typing.Iterator[str]:
+        for name in ("reinforce", "entropy"):
+            if getattr(self, name) < 0:
+                yield f"{name} = {getattr(self, name)} must not be negative"
+        if not 0 <= self.baseline_decay < 1:
+            yield f"baseline_decay = {self.baseline_decay} must lie in 0..1, 1 excluded"
+        if not 0 < self.sampling <= 1:
+            yield f"sampling = {self.sampling} must lie in 0..1, 0 excluded"
 
 
 @dataclass(frozen=True)
@@ -275,7 +319,9 @@ class TrainConfig(_Config):
     checkpoint_steps : int
         Steps between two resumable checkpoints, besides the one after each epoch.
     seed : int
-        Of weights, batches and dropout.
+        Of weights, batches, dropout and sampled locations.
+    hard_attention : HardAttentionConfig
+        Read only if the decoder's attention is hard.
     """
 
     epochs: int = 10
@@ -289,6 +335,7 @@ class TrainConfig(_Config):
     precision: typing.Literal["float32", "bfloat16"] = "bfloat16"
     checkpoint_steps: int = 200
     seed: int = 0
+    hard_attention: HardAttentionConfig = field(default_factory=HardAttentionConfig)
 
     def _faults(self) -> typing.Iterator[str]:
         for name in ("epochs", "images_per_batch", "patience", "checkpoint_steps"):

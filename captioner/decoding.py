@@ -27,8 +27,8 @@ class SearchState(Protocol):
 
 
 State = TypeVar("State", bound=SearchState)
-# (tokens (B, K), state) -> (log_probs (B, K, V), alpha (B, K, L), state)
-Step = Callable[[Tensor, State], tuple[Tensor, Tensor, State]]
+# (tokens (B, K), state) -> (log_probs (B, K, V), alpha (B, K, L), location (B, K), state)
+Step = Callable[[Tensor, State], tuple[Tensor, Tensor, Tensor, State]]
 
 
 class SpecialTokens(Protocol):
@@ -55,7 +55,9 @@ class Hypothesis:
     score : float
         What it is ranked by: `log_prob` / length ** length_penalty.
     attention : Tensor
-        (T, L) float32, where each word was looked for; the end token is left out.
+        (T, L) float32, the distribution of where each word was looked for; the end token is left out.
+    locations : tuple of int
+        The one location each word was looked for at; -1 where it was all of them, by their weights.
     ended : bool
         Whether it ended by itself rather than at `max_length`.
     """
@@ -65,6 +67,7 @@ class Hypothesis:
     log_prob: float
     score: float
     attention: Tensor
+    locations: tuple[int, ...]
     ended: bool
 
 
@@ -102,27 +105,40 @@ def greedy_search(
     """
     token = torch.full((images, 1), special.bos, device=device)
     ended = torch.zeros((images, 1), dtype=torch.bool, device=device)
-    tokens, log_probs, alphas = [], [], []
+    tokens, log_probs, alphas, locations = [], [], [], []
     for t in range(options.max_length):
-        all_log_probs, alpha, state = step(token, state)
+        all_log_probs, alpha, location, state = step(token, state)
         log_prob, token = _mask(all_log_probs, special, first=t == 0).max(-1)
         tokens.append(token)
         log_probs.append(log_prob)
         alphas.append(alpha)
+        locations.append(location)
         ended = ended | (token == special.eos)
         if ended.all():
             break
     # (T, B, 1) -> (B, T)
-    token_rows, log_prob_rows = torch.stack(tokens)[:, :, 0].T.tolist(), torch.stack(log_probs)[:, :, 0].T.tolist()
+    token_rows, log_prob_rows, location_rows = (
+        torch.stack(part)[:, :, 0].T.tolist() for part in (tokens, log_probs, locations)
+    )
     attention = torch.stack(alphas)[:, :, 0].transpose(0, 1).float().cpu()  # (B, T, L)
     found = []
-    for row, row_log_probs, row_attention in zip(token_rows, log_prob_rows, attention, strict=True):
+    for row, row_log_probs, row_attention, row_locations in zip(
+        token_rows, log_prob_rows, attention, location_rows, strict=True
+    ):
         ends = special.eos in row
         words = row.index(special.eos) if ends else len(row)
         log_prob = sum(row_log_probs[: words + ends])
         score = log_prob / (words + ends) ** options.length_penalty
         found.append(
-            Hypothesis(tuple(row[:words]), tuple(row_log_probs[:words]), log_prob, score, row_attention[:words], ends)
+            Hypothesis(
+                tokens=tuple(row[:words]),
+                token_log_probs=tuple(row_log_probs[:words]),
+                log_prob=log_prob,
+                score=score,
+                attention=row_attention[:words],
+                locations=tuple(row_locations[:words]),
+                ended=ends,
+            )
         )
     return found
 
@@ -156,7 +172,7 @@ def beam_search(
     finished = _Finished.none(images, beams, device)
     steps: list[_Step] = []
     for t in range(limit):
-        all_log_probs, alpha, state = step(token, state)
+        all_log_probs, alpha, location, state = step(token, state)
         all_log_probs = _mask(all_log_probs, special, first=t == 0)
         vocabulary = all_log_probs.shape[-1]
         candidates = (log_prob.unsqueeze(-1) + all_log_probs).flatten(1)  # (B, K * V)
@@ -170,7 +186,7 @@ def beam_search(
         log_prob, kept = best.masked_fill(ends, -torch.inf).topk(beams)
         row, token = row.gather(1, kept), word.gather(1, kept)
         chosen = all_log_probs.flatten(1).gather(1, row * vocabulary + token)
-        steps.append(_Step(token, row, chosen, alpha))
+        steps.append(_Step(token, row, chosen, alpha, location))
         state = state.reorder(row)
         if finished.full().all():
             break
@@ -187,7 +203,9 @@ class _Step(NamedTuple):
     token: Tensor  # (B, K) word chosen
     parent: Tensor  # (B, K) row it continues
     log_prob: Tensor  # (B, K) of the word alone
-    alpha: Tensor  # (B, K, L) of the rows as they were before this step, that is, of the parents
+    # Of the rows as they were before this step, that is, of the parents:
+    alpha: Tensor  # (B, K, L)
+    location: Tensor  # (B, K)
 
 
 @dataclass(frozen=True)
@@ -232,14 +250,22 @@ class _Finished:
         ):
             if score == -math.inf:
                 continue
-            tokens, log_probs, alphas = [], [], []
+            tokens, log_probs, alphas, locations = [], [], [], []
             for t in reversed(range(words)):
                 tokens.append(int(history.token[t, image, row]))
                 log_probs.append(float(history.log_prob[t, image, row]))
                 row = int(history.parent[t, image, row])
                 alphas.append(history.alpha[t, image, row].float())
-            attention = torch.stack(alphas[::-1])
+                locations.append(int(history.location[t, image, row]))
             found.append(
-                Hypothesis(tuple(tokens[::-1]), tuple(log_probs[::-1]), log_prob, score, attention, self.ended)
+                Hypothesis(
+                    tokens=tuple(tokens[::-1]),
+                    token_log_probs=tuple(log_probs[::-1]),
+                    log_prob=log_prob,
+                    score=score,
+                    attention=torch.stack(alphas[::-1]),
+                    locations=tuple(locations[::-1]),
+                    ended=self.ended,
+                )
             )
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from captioner.config import DecodingOptions
 from captioner.decoding import Hypothesis, beam_search, greedy_search
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.images import ImageSource, load_image, preprocess, seen_region
+from captioner.models.attention import EVERYWHERE, Choice, argmax, expectation, sample
 from captioner.models.decoder import AttentionDecoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
@@ -38,7 +40,10 @@ class Caption:
     word_probs : tuple of float
         Probability of each word, given those before it.
     attention : ndarray
-        (T, rows, columns) float32; each map sums to 1.
+        (T, rows, columns) float32, the distribution of where each word was looked for; each map sums to 1.
+    locations : tuple of (row, column), optional
+        The one cell of the grid each word was looked for at, if hard attention chose one; None if the model saw
+        all cells by their weights.
     width, height : int
         Of the upright photo, pixels.
     region : tuple of 4 floats
@@ -52,6 +57,7 @@ class Caption:
     log_prob: float
     word_probs: tuple[float, ...]
     attention: np.ndarray
+    locations: tuple[tuple[int, int], ...] | None
     width: int
     height: int
     region: tuple[float, float, float, float]
@@ -176,12 +182,14 @@ class Captioner:
     def _to_caption(self, photo: _Photo, hypothesis: Hypothesis) -> Caption:
         words = self.vocabulary.decode(hypothesis.tokens)
         grid = self.model.encoder.grid
+        everywhere = EVERYWHERE in hypothesis.locations
         return Caption(
             text=detokenize(words),
             words=tuple(words),
             log_prob=hypothesis.log_prob,
             word_probs=tuple(np.exp(hypothesis.token_log_probs).tolist()),
             attention=hypothesis.attention.numpy().reshape(-1, grid, grid),
+            locations=None if everywhere else tuple(divmod(location, grid) for location in hypothesis.locations),
             width=photo.width,
             height=photo.height,
             region=seen_region(photo.width, photo.height, self.model.encoder.preprocessing),
@@ -191,13 +199,32 @@ class Captioner:
 def search(
     decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary, options: DecodingOptions
 ) -> list[list[Hypothesis]]:
-    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first."""
+    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first.
+
+    Raises
+    ------
+    CaptionerError
+        If `options.context` is one that only a decoder with hard attention knows.
+    """
     images, device = len(features), features.device
     with torch.inference_mode():
-        state = decoder.init_state(features, rows=options.beam_size)
+        state = decoder.init_state(features, options.beam_size, _choice(decoder, options, device))
     if options.beam_size == 1:
         return [[best] for best in greedy_search(decoder.step, state, images, vocabulary, options, device)]
     return beam_search(decoder.step, state, images, vocabulary, options, device)
+
+
+def _choice(decoder: AttentionDecoder, options: DecodingOptions, device: torch.device) -> Choice:
+    if options.context == "expectation":
+        return expectation
+    if decoder.config.attention != "hard":
+        raise CaptionerError(
+            f"context = {options.context!r} needs a model with hard attention, this one has "
+            f"attention = {decoder.config.attention!r}; leave it at 'expectation', or choose another checkpoint"
+        )
+    if options.context == "argmax":
+        return argmax
+    return partial(sample, generator=torch.Generator(device).manual_seed(options.seed))
 
 
 def choose_device(name: str) -> torch.device:

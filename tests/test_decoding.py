@@ -48,12 +48,15 @@ class Toy:
         generator = torch.Generator().manual_seed(hash((self.seed + 99, image, past)) % 2**31)
         return torch.softmax(torch.randn(4, generator=generator), 0)
 
+    def location(self, image: int, past: tuple[int, ...]) -> Tensor:
+        return self.alpha(image, past).argmin()
+
     def state(self, images: list[int], rows: int) -> ToyState:
         return ToyState(
             torch.zeros(len(images), rows, 0, dtype=torch.long), torch.tensor(images)[:, None].expand(-1, rows)
         )
 
-    def step(self, tokens: Tensor, state: ToyState) -> tuple[Tensor, Tensor, ToyState]:
+    def step(self, tokens: Tensor, state: ToyState) -> tuple[Tensor, Tensor, Tensor, ToyState]:
         past = torch.cat([state.past, tokens.unsqueeze(-1)], -1)
         keys = [
             [(int(image), tuple(words)) for image, words in zip(images, rows, strict=True)]
@@ -61,7 +64,8 @@ class Toy:
         ]
         log_probs = torch.stack([torch.stack([self.log_probs(*key) for key in row]) for row in keys])
         alpha = torch.stack([torch.stack([self.alpha(*key) for key in row]) for row in keys])
-        return log_probs, alpha, ToyState(past, state.image)
+        location = torch.stack([torch.stack([self.location(*key) for key in row]) for row in keys])
+        return log_probs, alpha, location, ToyState(past, state.image)
 
 
 def beam(toy: Toy, images: list[int], options: DecodingOptions) -> list[list[Hypothesis]]:
@@ -116,6 +120,7 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
         assert one.score == pytest.approx(best.score)
         assert one.ended == best.ended
         assert torch.equal(one.attention, best.attention)
+        assert one.locations == best.locations
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,9 +131,10 @@ def test_attention_and_probabilities_are_those_of_the_winning_words(seed: int) -
             past: tuple[int, ...] = (SPECIAL.bos,)
             for t, word in enumerate(hypothesis.tokens):
                 assert torch.equal(hypothesis.attention[t], toy.alpha(image, past))
+                assert hypothesis.locations[t] == toy.location(image, past)
                 assert hypothesis.token_log_probs[t] == pytest.approx(float(toy.log_probs(image, past)[word]))
                 past = (*past, word)
-            assert len(hypothesis.attention) == len(hypothesis.tokens)
+            assert len(hypothesis.attention) == len(hypothesis.locations) == len(hypothesis.tokens)
 
 
 def test_images_of_a_batch_do_not_touch_each_other() -> None:

@@ -25,6 +25,7 @@ ORDER = [
     "metrics.bleu",
     "training.objective",
     "training.cross_entropy",
+    "training.hard_attention",
     "training.trainer",
     "visualization",
     "pipeline",

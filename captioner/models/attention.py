@@ -1,4 +1,9 @@
-"""Where the decoder looks: energies over the grid, and what is made of them (Xu et al. 2015, section 4).
+"""Where the decoder looks: what rates the locations, and what becomes of the ratings (Xu et al. 2015, section 4).
+
+Two axes, independent of each other. A score turns the hidden state and a location's features into an energy:
+`AdditiveScore` or `DotProductScore`. A choice turns the resulting distribution into a context: `expectation`, all
+locations by their weights, or `argmax` and `sample`, one location alone. Soft and hard attention are one network
+under different choices; what sets them apart is how they are trained.
 
 Shapes: B images, K rows per image (captions in training, beams in search), L grid locations,
 D feature channels, H hidden, A attention units.
@@ -6,8 +11,52 @@ D feature channels, H hidden, A attention units.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from captioner.config import DecoderConfig
+
+# alpha (B, K, L) -> location (B, K) int64, EVERYWHERE meaning the expectation over all of them.
+Choice = Callable[[Tensor], Tensor]
+EVERYWHERE = -1
+
+
+def expectation(alpha: Tensor) -> Tensor:
+    """Look everywhere, by the weights: deterministic "soft" attention (section 4.2)."""
+    return torch.full(alpha.shape[:-1], EVERYWHERE, device=alpha.device)
+
+
+def argmax(alpha: Tensor) -> Tensor:
+    """Look at the likeliest location alone."""
+    return alpha.argmax(-1)
+
+
+def sample(alpha: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Look at one location drawn from the distribution: stochastic "hard" attention (section 4.1, equation 8)."""
+    return torch.multinomial(alpha.detach().flatten(0, -2), 1, generator=generator).view(alpha.shape[:-1])
+
+
+class Look(NamedTuple):
+    """What one look at the image gave.
+
+    Attributes
+    ----------
+    context : Tensor
+        (B, K, D).
+    alpha : Tensor
+        (B, K, L), at least float32, not negative and summing to 1 over L: the distribution.
+    location : Tensor
+        (B, K) int64, the one location that was looked at, or `EVERYWHERE`.
+    """
+
+    context: Tensor
+    alpha: Tensor
+    location: Tensor
 
 
 class AdditiveScore(nn.Module):
@@ -27,7 +76,7 @@ class AdditiveScore(nn.Module):
         self.energy = nn.Linear(attention_dim, 1, bias=False)
 
     def project(self, features: Tensor) -> Tensor:
-        """W_a a_i for every location: (B, L, D) -> (B, L, A), once per image and not per word."""
+        """W_a a_i for every location: (B, L, D) -> (B, L, A)."""
         return self.key(features)  # type: ignore[no-any-return]
 
     def forward(self, keys: Tensor, hidden: Tensor) -> Tensor:
@@ -37,20 +86,51 @@ class AdditiveScore(nn.Module):
         return self.energy(units).squeeze(-1)  # type: ignore[no-any-return]
 
 
-class SoftAttention(nn.Module):
-    """Deterministic "soft" attention: the context is the expectation of the features (equation 13).
+class DotProductScore(nn.Module):
+    """Energies e_i = (W_h h) . (W_a a_i) / sqrt(A), the scaled dot product (Vaswani et al. 2017, equation 1).
 
     Parameters
     ----------
-    score : AdditiveScore
-        What rates the locations.
+    feature_dim, hidden_dim, attention_dim : int
+        D, H and A.
     """
 
-    def __init__(self, score: AdditiveScore) -> None:
+    def __init__(self, feature_dim: int, hidden_dim: int, attention_dim: int) -> None:
+        super().__init__()
+        # A bias of the keys would add the same to every location, and cancel in the softmax.
+        self.key = nn.Linear(feature_dim, attention_dim, bias=False)
+        self.query = nn.Linear(hidden_dim, attention_dim)
+
+    def project(self, features: Tensor) -> Tensor:
+        """W_a a_i for every location: (B, L, D) -> (B, L, A)."""
+        return self.key(features)  # type: ignore[no-any-return]
+
+    def forward(self, keys: Tensor, hidden: Tensor) -> Tensor:
+        """Energies (B, K, L) of keys (B, L, A) under hidden states (B, K, H)."""
+        return self.query(hidden) @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])  # type: ignore[no-any-return]
+
+
+SCORES: dict[str, type[AdditiveScore] | type[DotProductScore]] = {"additive": AdditiveScore, "dot": DotProductScore}
+
+
+class Attention(nn.Module):
+    """Soft and hard attention over the locations.
+
+    Parameters
+    ----------
+    score : AdditiveScore or DotProductScore
+        What rates them.
+    """
+
+    def __init__(self, score: AdditiveScore | DotProductScore) -> None:
         super().__init__()
         self.score = score
 
-    def forward(self, features: Tensor, keys: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, features: Tensor) -> Tensor:
+        """Keys (B, L, A) of features (B, L, D), computed once per image and not per word."""
+        return self.score.project(features)
+
+    def forward(self, features: Tensor, keys: Tensor, hidden: Tensor, choose: Choice) -> Look:
         """Look once.
 
         Parameters
@@ -58,17 +138,37 @@ class SoftAttention(nn.Module):
         features : Tensor
             (B, L, D).
         keys : Tensor
-            (B, L, A), from `score.project(features)`.
+            (B, L, A), from `prepare(features)`.
         hidden : Tensor
             (B, K, H), the state before this word.
-
-        Returns
-        -------
-        context : Tensor
-            (B, K, D).
-        alpha : Tensor
-            (B, K, L) float32, positive and summing to 1 over L.
+        choose : Choice
+            Makes a context of the distribution. No gradient flows through the choice of one location.
         """
-        alpha = torch.softmax(self.score(keys, hidden).float(), dim=-1)
-        context = alpha.to(features.dtype) @ features  # (B, K, L) @ (B, L, D) -> (B, K, D)
-        return context, alpha
+        energies = self.score(keys, hidden)
+        alpha = torch.softmax(energies, dim=-1, dtype=torch.promote_types(energies.dtype, torch.float32))
+        location = choose(alpha)
+        one = functional.one_hot(location.clamp(min=0), alpha.shape[-1]).to(alpha.dtype)
+        weights = torch.where((location == EVERYWHERE).unsqueeze(-1), alpha, one)
+        context = weights.to(features.dtype) @ features  # (B, K, L) @ (B, L, D) -> (B, K, D)
+        return Look(context, alpha, location)
+
+
+class MeanContext(nn.Module):
+    """No attention: the mean of the features at every word, as a captioner that sees the whole image (Vinyals 2015)."""
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """Mean feature (B, 1, D) of features (B, L, D)."""
+        return features.mean(dim=1, keepdim=True)
+
+    def forward(self, features: Tensor, keys: Tensor, hidden: Tensor, choose: Choice) -> Look:
+        """Look everywhere alike, whatever the hidden state (B, K, H) and the choice."""
+        images, rows = hidden.shape[:2]
+        alpha = keys.new_full((images, rows, features.shape[1]), 1 / features.shape[1], dtype=torch.float32)
+        return Look(keys.expand(-1, rows, -1), alpha, expectation(alpha))
+
+
+def build_attention(config: DecoderConfig, feature_dim: int) -> Attention | MeanContext:
+    """Build what `config.attention` and `config.score` name."""
+    if config.attention == "none":
+        return MeanContext()
+    return Attention(SCORES[config.score](feature_dim, config.hidden_dim, config.attention_dim))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from captioner.config import DecoderConfig
-from captioner.models.attention import AdditiveScore, SoftAttention
+from captioner.models.attention import Choice, Look, build_attention, expectation
 
 
 class DecoderState(NamedTuple):
@@ -22,17 +22,20 @@ class DecoderState(NamedTuple):
     Attributes
     ----------
     hidden, cell : Tensor
-        (B, K, H); the cell is float32 under any autocast.
+        (B, K, H); the cell is at least float32 under any autocast.
     features : Tensor
         (B, L, D).
     keys : Tensor
-        (B, L, A), the features projected for the attention.
+        What the attention made of the features beforehand.
+    choose : Choice
+        Makes a context of where the decoder might look.
     """
 
     hidden: Tensor
     cell: Tensor
     features: Tensor
     keys: Tensor
+    choose: Choice
 
     def reorder(self, rows: Tensor) -> DecoderState:
         """Take for every image its rows `rows` (B, K'), as a beam search does after each word."""
@@ -48,11 +51,14 @@ class DecoderOutput(NamedTuple):
     logits : Tensor
         (B, K, T, V), scores of the word after each input word.
     alpha : Tensor
-        (B, K, T, L), where each of them was looked for.
+        (B, K, T, L), the distribution of where each of them was looked for.
+    location : Tensor
+        (B, K, T), the one location it was looked for at, or `EVERYWHERE`.
     """
 
     logits: Tensor
     alpha: Tensor
+    location: Tensor
 
 
 class AttentionDecoder(nn.Module):
@@ -61,7 +67,7 @@ class AttentionDecoder(nn.Module):
     Parameters
     ----------
     config : DecoderConfig
-        E, H, A and dropout.
+        Kind of attention, E, H, A and dropout.
     feature_dim : int
         D, of the encoder.
     vocabulary_size : int
@@ -70,12 +76,13 @@ class AttentionDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, feature_dim: int, vocabulary_size: int) -> None:
         super().__init__()
+        self.config = config
         embedding_dim, hidden_dim = config.embedding_dim, config.hidden_dim
         self.feature_dropout = nn.Dropout1d(config.feature_dropout)
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
         self.init_hidden = nn.Linear(feature_dim, hidden_dim)
         self.init_cell = nn.Linear(feature_dim, hidden_dim)
-        self.attention = SoftAttention(AdditiveScore(feature_dim, hidden_dim, config.attention_dim))
+        self.attention = build_attention(config, feature_dim)
         self.gate = nn.Linear(hidden_dim, 1)
         # The LSTM's matrix in two parts, so that the words' half is multiplied for all steps at once.
         self.lstm_word = nn.Linear(embedding_dim, 4 * hidden_dim)
@@ -94,7 +101,7 @@ class AttentionDecoder(nn.Module):
         with torch.no_grad():
             self.output_word.bias.copy_(torch.log((counts + 1) / (counts + 1).sum()))
 
-    def init_state(self, features: Tensor, rows: int = 1) -> DecoderState:
+    def init_state(self, features: Tensor, rows: int = 1, choose: Choice = expectation) -> DecoderState:
         """Start from the mean feature: h_0 = tanh(f_h(mean a)), c_0 = tanh(f_c(mean a)).
 
         Parameters
@@ -103,6 +110,8 @@ class AttentionDecoder(nn.Module):
             (B, L, D).
         rows : int
             K, rows per image, all alike.
+        choose : Choice
+            How a context is made at every step to come.
         """
         # CNN features differ tenfold in length between locations; at one length, a location counts by its weight
         # alone, so that the map which is drawn is the map which was used.
@@ -111,10 +120,10 @@ class AttentionDecoder(nn.Module):
         features = self.feature_dropout(features.transpose(1, 2)).transpose(1, 2)
         mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)
         hidden = torch.tanh(self.init_hidden(mean)).expand(-1, rows, -1)
-        cell = torch.tanh(self.init_cell(mean).float()).expand(-1, rows, -1)
-        return DecoderState(hidden, cell, features, self.attention.score.project(features))
+        cell = torch.tanh(_widen(self.init_cell(mean))).expand(-1, rows, -1)
+        return DecoderState(hidden, cell, features, self.attention.prepare(features), choose)
 
-    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, DecoderState]:
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, Tensor, DecoderState]:
         """Predict the word after `tokens`.
 
         Parameters
@@ -127,17 +136,19 @@ class AttentionDecoder(nn.Module):
         Returns
         -------
         log_probs : Tensor
-            (B, K, V) float32.
+            (B, K, V), at least float32.
         alpha : Tensor
-            (B, K, L), where this word was looked for.
+            (B, K, L), the distribution of where this word was looked for.
+        location : Tensor
+            (B, K), the one location it was looked for at, or `EVERYWHERE`.
         state : DecoderState
         """
         embedded = self.embedding(tokens)
-        context, alpha, state = self._advance(self.lstm_word(embedded), state)
-        logits = self._deep_output(embedded, state.hidden, context)
-        return torch.log_softmax(logits.float(), dim=-1), alpha, state
+        look, state = self._advance(self.lstm_word(embedded), state)
+        logits = self._deep_output(embedded, state.hidden, look.context)
+        return torch.log_softmax(_widen(logits), dim=-1), look.alpha, look.location, state
 
-    def forward(self, features: Tensor, tokens: Tensor) -> DecoderOutput:
+    def forward(self, features: Tensor, tokens: Tensor, choose: Choice = expectation) -> DecoderOutput:
         """Teacher forcing: the scores of every next word, given the true words before it.
 
         Parameters
@@ -146,33 +157,40 @@ class AttentionDecoder(nn.Module):
             (B, L, D).
         tokens : Tensor
             (B, K, T) int64, captions from `bos` on, without their last token.
+        choose : Choice
+            How a context is made at every step.
         """
-        state = self.init_state(features, rows=tokens.shape[1])
+        state = self.init_state(features, tokens.shape[1], choose)
         embedded = self.embedding(tokens)  # (B, K, T, E)
         words = self.lstm_word(embedded)  # (B, K, T, 4H)
-        hidden, context, alpha = [], [], []
+        hidden, looks = [], []
         for t in range(tokens.shape[2]):
-            context_t, alpha_t, state = self._advance(words[:, :, t], state)
+            look, state = self._advance(words[:, :, t], state)
             hidden.append(state.hidden)
-            context.append(context_t)
-            alpha.append(alpha_t)
+            looks.append(look)
+        context, alpha, location = (torch.stack(part, 2) for part in zip(*looks, strict=True))
         # The vocabulary is met once per batch, not once per word.
-        logits = self._deep_output(embedded, torch.stack(hidden, 2), torch.stack(context, 2))
-        return DecoderOutput(logits, torch.stack(alpha, 2))
+        logits = self._deep_output(embedded, torch.stack(hidden, 2), context)
+        return DecoderOutput(logits, alpha, location)
 
-    def _advance(self, word: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, DecoderState]:
+    def _advance(self, word: Tensor, state: DecoderState) -> tuple[Look, DecoderState]:
         """Look, gate what was seen, and move the LSTM on: equations 1-6 and section 4.2.1."""
-        context, alpha = self.attention(state.features, state.keys, state.hidden)
+        look = self.attention(state.features, state.keys, state.hidden, state.choose)
         beta = torch.sigmoid(self.gate(state.hidden))  # (B, K, 1): how much the image matters now
-        context = beta * context
+        context = beta * look.context
         seen = torch.cat([context, state.hidden.to(context.dtype)], dim=-1)
         gates = word + self.lstm_state(seen)  # (B, K, 4H)
-        i, f, g, o = gates.float().chunk(4, dim=-1)
+        i, f, g, o = _widen(gates).chunk(4, dim=-1)
         cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(g)
         hidden = (torch.sigmoid(o) * torch.tanh(cell)).to(word.dtype)
-        return context, alpha, state._replace(hidden=hidden, cell=cell)
+        return look._replace(context=context), state._replace(hidden=hidden, cell=cell)
 
     def _deep_output(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """L_o(E y + L_h h + L_z z), equation 7."""
         deep = embedded + self.output_hidden(hidden) + self.output_context(context)
         return self.output_word(self.dropout(deep))  # type: ignore[no-any-return]
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Bring half precision to single, and leave double as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

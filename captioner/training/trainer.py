@@ -123,6 +123,7 @@ def fit(
         state = load_training_state(folder / "last")
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
+        objective.load_state_dict(state["objective"])
         progress = Progress(**state["progress"])
         _set_random_state(state["random"])
 
@@ -130,6 +131,7 @@ def fit(
         state = {
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
+            "objective": objective.state_dict(),
             "progress": dataclasses.asdict(progress),
             "random": _random_state(),
         }

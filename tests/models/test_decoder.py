@@ -1,21 +1,34 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from captioner.config import DecoderConfig
-from captioner.models.attention import AdditiveScore, SoftAttention
 from captioner.models.decoder import AttentionDecoder
 
 B, K, L, D, V, T = 2, 3, 5, 7, 11, 4
 CONFIG = DecoderConfig(embedding_dim=6, hidden_dim=8, attention_dim=9, dropout=0.5)
+FAMILY = {
+    "soft, additive": CONFIG,
+    "soft, dot": dataclasses.replace(CONFIG, score="dot"),
+    "hard, additive": dataclasses.replace(CONFIG, attention="hard"),
+    "none": dataclasses.replace(CONFIG, attention="none"),
+}
 
 
 @pytest.fixture
 def decoder() -> AttentionDecoder:
     torch.manual_seed(0)
     return AttentionDecoder(CONFIG, D, V).eval()
+
+
+@pytest.fixture(params=FAMILY)
+def any_decoder(request: pytest.FixtureRequest) -> AttentionDecoder:
+    torch.manual_seed(0)
+    return AttentionDecoder(FAMILY[request.param], D, V).eval()
 
 
 @pytest.fixture
@@ -29,43 +42,14 @@ def tokens() -> torch.Tensor:
 
 
 def test_gradients_reach_every_parameter(
-    decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
+    any_decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
 ) -> None:
-    decoder.train()
-    output = decoder(features, tokens)
+    any_decoder.train()
+    output = any_decoder(features, tokens)
     (output.logits.square().mean() + output.alpha.square().mean()).backward()
-    for name, parameter in decoder.named_parameters():
+    for name, parameter in any_decoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 1e-12, name
-
-
-def test_attention_is_the_formula_of_the_paper(features: torch.Tensor) -> None:
-    torch.manual_seed(3)
-    attention = SoftAttention(AdditiveScore(D, 8, 9))
-    hidden = torch.randn(B, K, 8)
-    score = attention.score
-    context, alpha = attention(features, score.project(features), hidden)
-    for b in range(B):
-        for k in range(K):
-            energies = [
-                score.energy.weight[0] @ torch.tanh(score.key(features[b, i]) + score.query.weight @ hidden[b, k])
-                for i in range(L)
-            ]
-            weights = torch.stack(energies).exp() / torch.stack(energies).exp().sum()
-            assert torch.allclose(alpha[b, k], weights, atol=1e-6)
-            assert torch.allclose(
-                context[b, k], sum(w * a for w, a in zip(weights, features[b], strict=True)), atol=1e-6
-            )
-
-
-def test_attention_moves_with_the_hidden_state(features: torch.Tensor) -> None:
-    """With the tanh of each term apart, instead of the sum, it would not."""
-    torch.manual_seed(3)
-    attention = SoftAttention(AdditiveScore(D, 8, 9))
-    keys = attention.score.project(features)
-    _, one = attention(features, keys, torch.randn(B, 1, 8))
-    _, other = attention(features, keys, torch.randn(B, 1, 8))
-    assert (one - other).abs().max() > 1e-3
 
 
 def test_the_recurrence_is_an_lstm_cell(decoder: AttentionDecoder, features: torch.Tensor) -> None:
@@ -81,7 +65,7 @@ def test_the_recurrence_is_an_lstm_cell(decoder: AttentionDecoder, features: tor
     mean = start.features.mean(1)
     assert torch.allclose(start.hidden[:, 0], torch.tanh(decoder.init_hidden(mean)), atol=1e-6)
     assert torch.allclose(start.cell[:, 0], torch.tanh(decoder.init_cell(mean)), atol=1e-6)
-    log_probs, alpha, state = decoder.step(token, start)
+    log_probs, alpha, _, state = decoder.step(token, start)
     embedded = decoder.embedding(token[:, 0])
     beta = torch.sigmoid(decoder.gate(start.hidden[:, 0]))
     assert beta.shape == (B, 1)
@@ -94,23 +78,23 @@ def test_the_recurrence_is_an_lstm_cell(decoder: AttentionDecoder, features: tor
 
 
 def test_training_and_search_take_the_same_step(
-    decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
+    any_decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
 ) -> None:
-    output = decoder(features, tokens)
-    state = decoder.init_state(features, rows=K)
+    output = any_decoder(features, tokens)
+    state = any_decoder.init_state(features, rows=K)
     for t in range(T):
-        log_probs, alpha, state = decoder.step(tokens[:, :, t], state)
+        log_probs, alpha, _, state = any_decoder.step(tokens[:, :, t], state)
         assert torch.allclose(log_probs, torch.log_softmax(output.logits[:, :, t], -1), atol=1e-5)
         assert torch.allclose(alpha, output.alpha[:, :, t], atol=1e-6)
 
 
 def test_captions_of_an_image_do_not_touch_each_other(
-    decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
+    any_decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
 ) -> None:
-    together = decoder(features, tokens)
+    together = any_decoder(features, tokens)
     for b in range(B):
         for k in range(K):
-            alone = decoder(features[b : b + 1], tokens[b : b + 1, k : k + 1])
+            alone = any_decoder(features[b : b + 1], tokens[b : b + 1, k : k + 1])
             assert torch.allclose(alone.logits[0, 0], together.logits[b, k], atol=1e-5)
             assert torch.allclose(alone.alpha[0, 0], together.alpha[b, k], atol=1e-6)
 
@@ -119,7 +103,8 @@ def test_features_are_projected_once_per_image_and_not_per_word(
     decoder: AttentionDecoder, features: torch.Tensor, tokens: torch.Tensor
 ) -> None:
     calls: list[torch.Size] = []
-    decoder.attention.score.key.register_forward_hook(lambda module, inputs, output: calls.append(output.shape))
+    key = decoder.get_submodule("attention.score.key")
+    key.register_forward_hook(lambda module, inputs, output: calls.append(output.shape))
     words: list[torch.Size] = []
     decoder.output_word.register_forward_hook(lambda module, inputs, output: words.append(output.shape))
     decoder(features, tokens)
@@ -151,7 +136,7 @@ def test_an_untrained_decoder_expects_words_as_often_as_they_occur(
 ) -> None:
     counts = torch.tensor([0, 0, 50, 0, 1000, 3, 3, 3, 3, 3, 3])
     decoder.expect_words(counts)
-    log_probs, _, _ = decoder.step(torch.ones(B, 1, dtype=torch.long), decoder.init_state(features))
+    log_probs, *_ = decoder.step(torch.ones(B, 1, dtype=torch.long), decoder.init_state(features))
     probabilities = log_probs[:, 0].exp().mean(0)
     assert probabilities.argmax() == 4
     assert probabilities[4].item() == pytest.approx(1000 / 1068, abs=0.05)
@@ -159,7 +144,7 @@ def test_an_untrained_decoder_expects_words_as_often_as_they_occur(
 
 def test_reorder_takes_the_rows_asked_for(decoder: AttentionDecoder, features: torch.Tensor) -> None:
     state = decoder.init_state(features, rows=3)
-    _, _, state = decoder.step(torch.tensor([[4, 5, 6], [7, 8, 9]]), state)
+    *_, state = decoder.step(torch.tensor([[4, 5, 6], [7, 8, 9]]), state)
     moved = state.reorder(torch.tensor([[2, 0, 0], [1, 1, 2]]))
     assert torch.equal(moved.hidden[0], state.hidden[0][[2, 0, 0]])
     assert torch.equal(moved.cell[1], state.cell[1][[1, 1, 2]])

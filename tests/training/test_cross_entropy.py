@@ -9,7 +9,8 @@ import torch
 from captioner.config import DecoderConfig
 from captioner.data.dataset import Batch
 from captioner.models.decoder import AttentionDecoder
-from captioner.training.cross_entropy import CrossEntropy, doubly_stochastic_term
+from captioner.training.cross_entropy import CrossEntropy
+from captioner.training.objective import doubly_stochastic_term
 
 PAD, BOS, EOS = 0, 1, 2
 
@@ -36,7 +37,7 @@ def test_the_loss_is_the_mean_log_probability_of_the_words(decoder: AttentionDec
             for before, after in itertools.pairwise(row):
                 if after == PAD:
                     break
-                log_probs, _, state = decoder.step(before.view(1, 1), state)
+                log_probs, *_, state = decoder.step(before.view(1, 1), state)
                 total -= log_probs[0, 0, after].item()
                 words += 1
     output = CrossEntropy(PAD, 0.0)(decoder, batch)
