@@ -32,6 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--split", default="dev", help="train, dev or test (default: dev)")
     parser.add_argument("--beam", type=int, default=3, metavar="N", help="captions kept in the search (default: 3)")
+    parser.add_argument(
+        "--context",
+        choices=("expectation", "argmax", "sample"),
+        default="expectation",
+        help="what hard attention sees: all locations, the likeliest, or one at random (default: expectation)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --context sample (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -47,13 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Caption every photo of the split once, and print its scores."""
-    decoding = DecodingOptions(beam_size=options.beam)
+    decoding = DecodingOptions(beam_size=options.beam, context=options.context, seed=options.seed)
     images = read_split(Recipe.read(options.data).data, options.split)
     captioner = Captioner.load(options.checkpoint, options.device)
     stream = captioner.caption_many((image.path for image in images), decoding)
     hypotheses = [caption.words for caption in tqdm(stream, total=len(images), unit="photo", disable=None)]
     references = [[tokenize(caption) for caption in image.captions] for image in images]
-    print(f"{options.split} split of {options.data.stem}: {len(images)} photos, beam {decoding.beam_size}")
+    print(f"{options.split} split of {options.data.stem}: {len(images)} photos")
+    print(f"beam {decoding.beam_size}, context: {decoding.context}")
     print(f"protocol: {PROTOCOL}")
     for order, score in enumerate(bleu(references, hypotheses), 1):
         print(f"BLEU-{order}  {score:5.2f}")

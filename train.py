@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -34,12 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path, help="TOML file, such as recipes/flickr8k-soft.toml")
     parser.add_argument("--output", type=Path, help="folder of the run (default: runs/NAME-OF-RECIPE)")
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of feature stores (default: cache)")
+    parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's, to see how much is chance")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output where it stopped")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        train(Recipe.read(options.recipe), options)
+        recipe = Recipe.read(options.recipe)
+        if options.seed is not None:
+            recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=options.seed))
+        train(recipe, options)
     except CaptionerError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
@@ -72,13 +77,20 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
     model.to(device).encoder.to(memory_format=torch.channels_last)
     logging.info("%d photos to train on, %d for dev, %d words", len(train_images), len(dev_images), len(vocabulary))
 
-    def store(images: list[CaptionedImage], split: str) -> FeatureStore:
-        name = f"{Path(recipe.data.root).name}-{split}-{fingerprint(model.encoder)[:12]}"
+    def store(images: list[CaptionedImage], split: str, mirrored: bool = False) -> FeatureStore:
+        parts = [Path(recipe.data.root).name, split, *(["mirrored"] if mirrored else []), recipe.train.precision]
         return FeatureStore.build(
-            options.cache / name, [i.path for i in images], model.encoder, device, f"{split} features"
+            options.cache / "-".join([*parts, fingerprint(model.encoder)[:12]]),
+            [image.path for image in images],
+            model.encoder,
+            device,
+            mirrored=mirrored,
+            precision=getattr(torch, recipe.train.precision),
+            label=f"{split} features" + ", mirrored" * mirrored,
         )
 
-    data = CaptionDataset(train_images, store(train_images, "train"), vocabulary, recipe.data.max_length)
+    views = [store(train_images, "train", mirrored) for mirrored in ([False, True] if recipe.data.mirror else [False])]
+    data = CaptionDataset(train_images, views, vocabulary, recipe.data.max_length)
     if not options.resume:
         model.decoder.expect_words(data.word_counts(len(vocabulary)))
     dev_store = store(dev_images, "dev")

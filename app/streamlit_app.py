@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import string
@@ -20,22 +21,28 @@ from app.figures import STYLE, caption_line, word_figures  # noqa: E402
 from captioner.config import DecodingOptions  # noqa: E402
 from captioner.errors import CaptionerError, ImageReadError  # noqa: E402
 from captioner.images import SUFFIXES, load_image  # noqa: E402
-from captioner.pipeline import Caption, Captioner  # noqa: E402
+from captioner.pipeline import BUNDLED, Caption, Captioner  # noqa: E402
 from captioner.visualization import filmstrip, word_overlays  # noqa: E402
 
 SAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+CHECKPOINTS = {"Soft": BUNDLED, "Hard": BUNDLED.with_name("flickr8k-hard")}
+SIGHTS = {
+    "The likeliest cell": DecodingOptions(context="argmax"),
+    "A cell drawn at random": DecodingOptions(context="sample"),
+    "All cells": DecodingOptions(context="expectation"),
+}
 
 
-@st.cache_resource(max_entries=1, show_spinner=False)
-def captioner() -> tuple[Captioner, threading.Lock]:
-    """Load the model once for all visitors, with the lock that lets them in one by one."""
-    return Captioner.load(), threading.Lock()
+@st.cache_resource(max_entries=len(CHECKPOINTS), show_spinner=False)
+def captioner(checkpoint: Path) -> tuple[Captioner, threading.Lock]:
+    """Load a model once for all visitors, with the lock that lets them in one by one."""
+    return Captioner.load(checkpoint), threading.Lock()
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def describe(data: bytes, options: DecodingOptions) -> Caption:
+def describe(data: bytes, checkpoint: Path, options: DecodingOptions) -> Caption:
     """Caption a photo; the same photo is not computed twice."""
-    model, lock = captioner()
+    model, lock = captioner(checkpoint)
     with lock:
         return model.caption(data, options)
 
@@ -44,7 +51,7 @@ def describe(data: bytes, options: DecodingOptions) -> Caption:
 def figures(data: bytes, caption: Caption) -> str:
     """Draw the overlays of a caption."""
     image = load_image(data)
-    return word_figures(caption, word_overlays(image, caption.attention, caption.region))
+    return word_figures(caption, word_overlays(image, caption.attention, caption.region, caption.locations))
 
 
 @st.cache_data(show_spinner=False)
@@ -56,7 +63,8 @@ def thumbnail(path: Path) -> Image.Image:
 def filmstrip_png(data: bytes, caption: Caption) -> bytes:
     """Return all overlays as one picture."""
     buffer = io.BytesIO()
-    filmstrip(load_image(data), caption.words, caption.attention, caption.region).savefig(buffer, dpi=150)
+    figure = filmstrip(load_image(data), caption.words, caption.attention, caption.region, caption.locations)
+    figure.savefig(buffer, dpi=150)
     return buffer.getvalue()
 
 
@@ -93,6 +101,32 @@ def choose_photo() -> tuple[str, bytes] | None:
     return photo
 
 
+def choose_model() -> tuple[Path, DecodingOptions]:
+    """Show the choice between soft and hard attention; return what was chosen."""
+    with st.container(horizontal=True, gap="large"):
+        kind = st.segmented_control(
+            "Attention",
+            list(CHECKPOINTS),
+            default="Soft",
+            required=True,
+            key="attention",
+            help="Soft attention sees the whole photo, weighted; hard attention learned to look at one place per word.",
+        )
+        if kind == "Soft":
+            return CHECKPOINTS[kind], DecodingOptions()
+        sight = st.segmented_control("It sees", list(SIGHTS), default="The likeliest cell", required=True, key="sight")
+        options = SIGHTS[sight]
+        if options.context == "sample":
+            st.button("Draw again", on_click=draw_again)
+            options = dataclasses.replace(options, seed=st.session_state.get("seed", 0))
+    return CHECKPOINTS[kind], options
+
+
+def draw_again() -> None:
+    """Have other cells drawn."""
+    st.session_state["seed"] = st.session_state.get("seed", 0) + 1
+
+
 def show(name: str, data: bytes) -> None:
     """Show a photo, its caption, and where the model looked."""
     try:
@@ -101,11 +135,12 @@ def show(name: str, data: bytes) -> None:
         reason = str(error).removeprefix("image: ")
         st.error(f"{plain(name)}: {plain(reason)}. Please choose another file.")
         return
+    checkpoint, options = choose_model()
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
     with left:
         st.image(image, width="stretch")
     with right, st.spinner("Looking at the photo …"):
-        caption = describe(data, DecodingOptions())
+        caption = describe(data, checkpoint, options)
         st.html(caption_line(caption))
         others = [f"- {other.text}  \n" for other in caption.alternatives]
         if others:
@@ -113,10 +148,13 @@ def show(name: str, data: bytes) -> None:
             st.markdown("".join(others))
     st.subheader("Where the model looked for each word", divider="gray")
     st.html(figures(data, caption))
-    st.caption(
+    brightness = (
         "The brighter a place, the more the model looked there while choosing the word; all words share one scale. "
-        "The percentage is the probability it gave the word."
+        if caption.locations is None
+        else "The frame is the one cell the model saw for the word; the brighter a place, the likelier it was to look "
+        "there. All words share one scale. "
     )
+    st.caption(brightness + "The percentage is the probability it gave the word.")
     st.download_button(
         "Download as one picture",
         data=lambda: filmstrip_png(data, caption),

@@ -33,6 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     caption.add_argument("--output", type=Path, metavar="FILE.jsonl", help="where to write (default: standard output)")
     caption.add_argument("--checkpoint", type=Path, metavar="DIR", help="model to use (default: the bundled one)")
     caption.add_argument("--beam", type=int, default=3, metavar="N", help="captions kept in the search (default: 3)")
+    caption.add_argument(
+        "--context",
+        choices=("expectation", "argmax", "sample"),
+        default="expectation",
+        help="what hard attention sees: all locations, the likeliest, or one at random (default: expectation)",
+    )
     options = parser.parse_args(arguments)
     try:
         return _caption(options)
@@ -55,7 +61,7 @@ def _caption(arguments: argparse.Namespace) -> int:
     from captioner.config import DecodingOptions
     from captioner.pipeline import Captioner
 
-    options = DecodingOptions(beam_size=arguments.beam)
+    options = DecodingOptions(beam_size=arguments.beam, context=arguments.context)
     images = find_images(arguments.paths)
     captioner = Captioner.load(arguments.checkpoint)
     report = BatchReport()

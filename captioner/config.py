@@ -212,12 +212,15 @@ class DataConfig(_Config):
         A word enters the vocabulary if the train split holds it at least so often.
     max_length : int
         Training captions are cut after so many words; references never are.
+    mirror : bool
+        Train on every photo and its mirror image by turns, unless its captions tell left from right.
     """
 
     root: str
     format: typing.Literal["flickr8k"] = "flickr8k"
     min_count: int = 5
     max_length: int = 25
+    mirror: bool = False
 
     def _faults(self) -> typing.Iterator[str]:
         if self.min_count < 1:
@@ -259,6 +262,8 @@ class DecodingOptions(_Config):
             yield f"max_length = {self.max_length} must lie in 1..1000"
         if not 0 <= self.length_penalty <= 10:
             yield f"length_penalty = {self.length_penalty} must lie in 0..10"
+        if not 0 <= self.seed < 2**63:
+            yield f"seed = {self.seed} must lie in 0..2^63, 2^63 excluded"
 
 
 @dataclass(frozen=True)
@@ -315,7 +320,7 @@ class TrainConfig(_Config):
     patience : int
         Epochs without a better BLEU-4 on dev before training stops.
     precision : {"float32", "bfloat16"}
-        Arithmetic of the forward pass; weights stay float32.
+        Arithmetic of the encoder and of the decoder's forward pass; weights stay float32.
     checkpoint_steps : int
         Steps between two resumable checkpoints, besides the one after each epoch.
     seed : int
@@ -347,6 +352,9 @@ class TrainConfig(_Config):
         for name in ("weight_decay", "doubly_stochastic"):
             if getattr(self, name) < 0:
                 yield f"{name} = {getattr(self, name)} must not be negative"
+        if not 0 <= self.seed < 2**40:
+            # The order of batches is drawn from a multiple of it.
+            yield f"seed = {self.seed} must lie in 0..2^40, 2^40 excluded"
         if not 0 <= self.warmup < 1:
             yield f"warmup = {self.warmup} must lie in 0..1, 1 excluded"
 

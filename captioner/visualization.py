@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 
 Region = tuple[float, float, float, float]
+Locations = Sequence[tuple[int, int]]
 _DARK = 0.25  # brightness left where nothing was looked at
 _GLOW, _GLOW_SHARE = (255, 214, 60), 0.25
 
@@ -42,7 +43,13 @@ def heat_map(attention: np.ndarray, size: tuple[int, int], region: Region) -> np
     return heat
 
 
-def overlay(image: Image.Image, attention: np.ndarray, region: Region, peak: float) -> Image.Image:
+def overlay(
+    image: Image.Image,
+    attention: np.ndarray,
+    region: Region,
+    peak: float,
+    location: tuple[int, int] | None = None,
+) -> Image.Image:
     """Light the photo where the model looked for one word, and leave the rest in the dark.
 
     Parameters
@@ -55,12 +62,34 @@ def overlay(image: Image.Image, attention: np.ndarray, region: Region, peak: flo
         The part of the photo the grid covers, pixels of `image`.
     peak : float
         Weight that is lit fully; see `shared_peak`.
+    location : tuple of (row, column), optional
+        The one cell that hard attention looked at; it is framed.
     """
     strength = (heat_map(attention, image.size, region) / peak).clip(0, 1)[..., None]
     lit = np.asarray(image, np.float32) * (_DARK + (1 - _DARK) * strength)
     # The glow shows on black and white photos, and where the photo itself is dark.
     glow = _GLOW_SHARE * strength
-    return Image.fromarray(((1 - glow) * lit + glow * np.array(_GLOW, np.float32)).round().astype(np.uint8))
+    drawn = Image.fromarray(((1 - glow) * lit + glow * np.array(_GLOW, np.float32)).round().astype(np.uint8))
+    if location is not None:
+        _frame(drawn, cell_box(location, (attention.shape[0], attention.shape[1]), region))
+    return drawn
+
+
+def cell_box(location: tuple[int, int], grid: tuple[int, int], region: Region) -> Region:
+    """Left, top, right and bottom, pixels, of a cell (row, column) of a grid (rows, columns) laid over a region."""
+    left, top, right, bottom = region
+    width, height = (right - left) / grid[1], (bottom - top) / grid[0]
+    row, column = location
+    return left + column * width, top + row * height, left + (column + 1) * width, top + (row + 1) * height
+
+
+def _frame(image: Image.Image, box: Region) -> None:
+    """Draw a white frame with a dark edge, so that it shows on any photo."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    width = max(2, round(max(image.size) / 160))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((left - width - 1, top - width - 1, right + width, bottom + width), outline="black", width=1)
+    draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline="white", width=width)
 
 
 def shared_peak(attention: np.ndarray) -> float:
@@ -73,7 +102,11 @@ def shared_peak(attention: np.ndarray) -> float:
 
 
 def word_overlays(
-    image: Image.Image, attention: np.ndarray, region: Region, longest_side: int = 480
+    image: Image.Image,
+    attention: np.ndarray,
+    region: Region,
+    locations: Locations | None = None,
+    longest_side: int = 480,
 ) -> list[Image.Image]:
     """Draw one overlay per word on a photo shrunk to `longest_side` pixels, all on one scale.
 
@@ -83,6 +116,8 @@ def word_overlays(
         (T, rows, columns).
     region : tuple of 4 floats
         Pixels of `image` as given.
+    locations : sequence of (row, column), optional
+        The one cell each word was looked for at.
     """
     scale = min(1.0, longest_side / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
@@ -91,10 +126,17 @@ def word_overlays(
     left, top, right, bottom = region
     peak = shared_peak(attention)
     small_region = (left * fx, top * fy, right * fx, bottom * fy)
-    return [overlay(small, weights, small_region, peak) for weights in attention]
+    cells: Sequence[tuple[int, int] | None] = locations or [None] * len(attention)
+    return [overlay(small, weights, small_region, peak, cell) for weights, cell in zip(attention, cells, strict=True)]
 
 
-def filmstrip(image: Image.Image, words: Sequence[str], attention: np.ndarray, region: Region) -> Figure:
+def filmstrip(
+    image: Image.Image,
+    words: Sequence[str],
+    attention: np.ndarray,
+    region: Region,
+    locations: Locations | None = None,
+) -> Figure:
     """Draw the photo and then its overlay for every word, in reading order (as figure 3 of the paper).
 
     Parameters
@@ -105,8 +147,10 @@ def filmstrip(image: Image.Image, words: Sequence[str], attention: np.ndarray, r
         (T, rows, columns).
     region : tuple of 4 floats
         Pixels of `image`.
+    locations : sequence of (row, column), optional
+        The one cell each word was looked for at.
     """
-    pictures = [image, *word_overlays(image, attention, region)]
+    pictures = [image, *word_overlays(image, attention, region, locations)]
     columns = min(len(pictures), 5)
     rows = -(-len(pictures) // columns)
     ratio = min(max(image.height / image.width, 0.4), 2.5)

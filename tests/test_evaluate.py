@@ -19,7 +19,7 @@ def recipe(flickr_folder: Path, tmp_path: Path) -> Path:
 def test_scores_are_printed_with_their_protocol(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["--data", str(recipe), "--split", "dev", "--device", "cpu"]) == 0
     output = capsys.readouterr().out
-    assert "dev split of recipe: 6 photos, beam 3" in output
+    assert "dev split of recipe: 6 photos\nbeam 3, context: expectation\n" in output
     assert "tokenised, lower case" in output
     for order in (1, 2, 3, 4):
         assert f"BLEU-{order}" in output

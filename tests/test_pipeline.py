@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from captioner.config import DecodingOptions
+from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import Caption, Captioner
+from captioner.pipeline import BUNDLED, Caption, Captioner
 from captioner.vocabulary import Vocabulary
 from tests.conftest import EXAMPLES, noise_photo
 
@@ -131,3 +132,46 @@ def test_wrong_settings_are_named(captioner: Captioner) -> None:
         list(captioner.caption_many(PHOTOS, batch_size=0))
     with pytest.raises(CaptionerError, match="device = 'tpu9'"):
         Captioner.load(device="tpu9")
+
+
+@pytest.fixture
+def hard(vocabulary: Vocabulary) -> Captioner:
+    torch.manual_seed(0)
+    encoder = EncoderConfig("squeezenet1_1", weights="none", input_size=64)
+    decoder = DecoderConfig(12, 16, 8, attention="hard")
+    return Captioner(ShowAttendTell(ModelConfig(encoder, decoder, len(vocabulary))), vocabulary)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_hard_attention_says_which_cell_it_saw(hard: Captioner, beam_size: int) -> None:
+    def caption(context: str, seed: int = 0) -> Caption:
+        options = DecodingOptions(beam_size=beam_size, context=context, seed=seed)  # type: ignore[arg-type]
+        return hard.caption(noise_photo(0), options)
+
+    assert caption("expectation").locations is None
+    likeliest = caption("argmax")
+    for (row, column), weights in zip(likeliest.locations or (), likeliest.attention, strict=True):
+        assert weights[row, column] == weights.max()
+    drawn = [caption("sample", seed) for seed in range(4)]
+    assert len({one.locations for one in drawn}) > 1
+    assert all(weights.max() < 1 for one in drawn for weights in one.attention)  # the distribution, not the draw
+    again = caption("sample", 2)
+    assert (again.words, again.locations) == (drawn[2].words, drawn[2].locations)
+
+
+@pytest.mark.parametrize("context", ["argmax", "sample"])
+def test_only_hard_attention_sees_one_cell(captioner: Captioner, context: str) -> None:
+    with pytest.raises(CaptionerError, match=f"context = '{context}' needs a model with hard attention.*'soft'"):
+        captioner.caption(PHOTOS[0], DecodingOptions(context=context))  # type: ignore[arg-type]
+
+
+def test_the_bundled_hard_model_is_one() -> None:
+    hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
+    assert hard.model.decoder.config.attention == "hard"
+    for context in ("argmax", "sample", "expectation"):
+        options = DecodingOptions(context=context)  # type: ignore[arg-type]
+        caption = hard.caption(EXAMPLES / "photographer.jpg", options)
+        assert {"man", "person", "woman"} & set(caption.words), context
+        maps = caption.attention.reshape(-1, 196)
+        apart = np.abs(maps[:, None] - maps[None]).sum(-1) / 2  # total variation, 0..1
+        assert apart.max() > 0.3, context

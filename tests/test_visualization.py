@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from captioner.visualization import filmstrip, heat_map, overlay, word_overlays
+from captioner.visualization import cell_box, filmstrip, heat_map, overlay, word_overlays
 
 
 def one_hot(row: int, column: int, size: int = 4) -> np.ndarray:
@@ -63,3 +63,30 @@ def test_a_filmstrip_shows_every_word() -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     assert Image.open(buffer).width > 400
+
+
+def test_the_cell_that_was_seen_is_framed_where_it_lies() -> None:
+    photo = Image.new("RGB", (120, 90), (100, 100, 100))
+    region = (20.0, 10.0, 100.0, 90.0)  # of 4 x 4 cells, 20 pixels each
+    assert cell_box((1, 3), (4, 4), region) == (80, 30, 100, 50)
+    bare, framed = (
+        np.asarray(overlay(photo, one_hot(1, 3), region, 1.0, location), int) for location in (None, (1, 3))
+    )
+    changed = np.argwhere((bare != framed).any(-1))
+    assert changed.min(0).tolist() == [27, 77]
+    assert changed.max(0).tolist() == [52, 102]
+    # The frame goes round the cell and leaves what it shows alone.
+    assert (bare[30:50, 80:100] == framed[30:50, 80:100]).all()
+    assert framed[28, 90].tolist() == [255, 255, 255]
+
+
+def test_a_filmstrip_frames_a_cell_for_every_word() -> None:
+    photo, region = Image.new("RGB", (80, 80), (100, 100, 100)), (0, 0, 80, 80)
+    maps = np.stack([one_hot(0, 0), one_hot(2, 2)])
+
+    def pictures(locations: list[tuple[int, int]] | None) -> list[np.ndarray]:
+        figure = filmstrip(photo, ["a", "dog"], maps, region, locations)
+        return [np.asarray(axes.images[0].get_array()) for axes in figure.axes[:3]]
+
+    same = [np.array_equal(*pair) for pair in zip(pictures(None), pictures([(0, 1), (2, 2)]), strict=True)]
+    assert same == [True, False, False]

@@ -17,6 +17,7 @@ from captioner.vocabulary import Vocabulary, tokenize
 
 # Batches sorted by length together: long enough to pay, short enough to keep the order random.
 _BATCHES_PER_BUCKET = 20
+_SIDES = {"left", "right"}
 
 
 class Batch(NamedTuple):
@@ -42,19 +43,22 @@ class CaptionDataset:
     ----------
     images : sequence of CaptionedImage
         Whose captions are the targets.
-    store : FeatureStore
-        Rows in the same order.
+    views : sequence of FeatureStore
+        Rows in the same order: first the photos themselves, then, if wanted, their mirror images. A photo is seen
+        in one view an epoch, by turns; one whose captions tell left from right only as it is.
     vocabulary : Vocabulary
     max_length : int
         Captions are cut after so many words; a cut one has no `eos`, for it did not end there.
     """
 
     def __init__(
-        self, images: Sequence[CaptionedImage], store: FeatureStore, vocabulary: Vocabulary, max_length: int
+        self, images: Sequence[CaptionedImage], views: Sequence[FeatureStore], vocabulary: Vocabulary, max_length: int
     ) -> None:
-        if len(images) != len(store):
-            raise ValueError(f"{len(images)} captioned images but features of {len(store)}")
-        self.store = store
+        for view in views:
+            if len(images) != len(view):
+                raise ValueError(f"{len(images)} captioned images but features of {len(view)}")
+        self.views = views
+        self.sided = [any(_SIDES & set(tokenize(c)) for c in image.captions) for image in images]
         self.pad = vocabulary.pad
         self.captions = [[_encode(c, vocabulary, max_length) for c in image.captions] for image in images]
         self.lengths = [max(map(len, captions)) for captions in self.captions]
@@ -67,15 +71,20 @@ class CaptionDataset:
         targets = [token for captions in self.captions for caption in captions for token in caption[1:]]
         return torch.bincount(torch.tensor(targets), minlength=vocabulary_size)
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Put the given photos together."""
+    def batch(self, rows: Sequence[int], epoch: int = 0) -> Batch:
+        """Put the given photos together, in the views of this epoch."""
         captions = [self.captions[row] for row in rows]
         height, width = max(map(len, captions)), max(self.lengths[row] for row in rows)
         tokens = torch.full((len(rows), height, width), self.pad)
         for image, image_captions in enumerate(captions):
             for row, caption in enumerate(image_captions):
                 tokens[image, row, : len(caption)] = torch.tensor(caption)
-        return Batch(self.store.read(rows), tokens)
+        features = torch.empty(len(rows), *self.views[0].shape[1:], dtype=torch.half)
+        views = [0 if self.sided[row] else (row + epoch) % len(self.views) for row in rows]
+        for number, view in enumerate(self.views):
+            places = [place for place, its_view in enumerate(views) if its_view == number]
+            features[places] = view.read([rows[place] for place in places])
+        return Batch(features, tokens)
 
 
 def _encode(caption: str, vocabulary: Vocabulary, max_length: int) -> list[int]:

@@ -70,7 +70,15 @@ class FeatureStore:
 
     @classmethod
     def build(
-        cls, folder: Path, images: Sequence[Path], encoder: ImageEncoder, device: torch.device, label: str = "features"
+        cls,
+        folder: Path,
+        images: Sequence[Path],
+        encoder: ImageEncoder,
+        device: torch.device,
+        *,
+        mirrored: bool = False,
+        precision: torch.dtype = torch.float32,
+        label: str = "features",
     ) -> FeatureStore:
         """Open the store of these photos, computing what it lacks.
 
@@ -82,6 +90,10 @@ class FeatureStore:
             In the order of the rows; photos are told apart by their file names and sizes.
         encoder : ImageEncoder
             On `device`.
+        mirrored : bool
+            Swap left and right before the encoder sees a photo.
+        precision : torch.dtype
+            Arithmetic of the encoder, by autocast unless it is float32.
         label : str
             Name on the progress bar.
 
@@ -95,6 +107,8 @@ class FeatureStore:
         index = {
             "fingerprint": fingerprint(encoder),
             "encoder": encoder.config.to_dict(),
+            "mirrored": mirrored,
+            "precision": str(precision).removeprefix("torch."),
             "shape": [encoder.grid**2, encoder.feature_dim],
             "images": [[path.name, path.stat().st_size] for path in images],
         }
@@ -111,25 +125,29 @@ class FeatureStore:
         if done < len(images):
             with path.open("ab") as file:
                 file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
-                _append(file, images[done:], encoder, device, tqdm(total=len(images), initial=done, desc=label))
+                bar = tqdm(total=len(images), initial=done, desc=label)
+                with bar, torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                    _append(file, images[done:], encoder, device, mirrored, bar)
         return cls(folder)
 
 
 @torch.inference_mode()
-def _append(file: Any, images: Sequence[Path], encoder: ImageEncoder, device: torch.device, bar: Any) -> None:
+def _append(
+    file: Any, images: Sequence[Path], encoder: ImageEncoder, device: torch.device, mirrored: bool, bar: Any
+) -> None:
     def pixels(path: Path) -> Tensor:
-        return preprocess(load_image(path), encoder.preprocessing)
+        upright = preprocess(load_image(path), encoder.preprocessing)
+        return upright.flip(-1) if mirrored else upright
 
     batch: list[Tensor] = []
-    with bar:
-        for tensor in map_ahead(pixels, images, workers=2, ahead=2 * _BATCH):
-            batch.append(tensor)
-            bar.update()
-            if len(batch) == _BATCH:
-                _write(file, encoder(torch.stack(batch).to(device)))
-                batch.clear()
-        if batch:
+    for tensor in map_ahead(pixels, images, workers=2, ahead=2 * _BATCH):
+        batch.append(tensor)
+        bar.update()
+        if len(batch) == _BATCH:
             _write(file, encoder(torch.stack(batch).to(device)))
+            batch.clear()
+    if batch:
+        _write(file, encoder(torch.stack(batch).to(device)))
     os.fsync(file.fileno())
 
 
@@ -144,7 +162,7 @@ def _write(file: Any, features: Tensor) -> None:
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads((folder / _INDEX).read_text())
-        return {key: index[key] for key in ("fingerprint", "encoder", "shape", "images")}
+        return {key: index[key] for key in ("fingerprint", "encoder", "mirrored", "precision", "shape", "images")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{folder}: not a feature store ({error}); delete it, or choose another folder") from error
 
@@ -156,6 +174,11 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
             f"{folder}: made by another encoder or with other weights or preprocessing ({found['encoder']}, not "
             f"{wanted['encoder']}); delete it, or choose another folder"
         )
+    for key in ("mirrored", "precision"):
+        if found[key] != wanted[key]:
+            raise DatasetError(
+                f"{folder}: made with {key} = {found[key]}, not {wanted[key]}; delete it, or choose another folder"
+            )
     if found["images"] != wanted["images"]:
         raise DatasetError(
             f"{folder}: made from other photos ({len(found['images'])}, not {len(wanted['images'])}, or of other names "

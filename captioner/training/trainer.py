@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,8 @@ def fit(
         model.train()
         bar = tqdm(total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}/{config.epochs}")
         with bar:
-            for batch in map_ahead(data.batch, batches[progress.batch :], workers=1, ahead=2):
+            read = partial(data.batch, epoch=progress.epoch)
+            for batch in map_ahead(read, batches[progress.batch :], workers=1, ahead=2):
                 logs = _step(model, batch, objective, optimizer, config, device)
                 scheduler.step()
                 progress.batch += 1

@@ -123,6 +123,19 @@ def test_a_sample_is_one_click(page: Page) -> None:
     expect(page.get_by_alt_text("Where the model looked for").first).to_be_visible()
 
 
+def test_hard_attention_frames_the_cell_it_saw(page: Page) -> None:
+    page.get_by_role("button", name="Photographer").click()
+    overlays(page)
+    page.get_by_role("radio", name="Hard").click()
+    expect(page.get_by_text("The frame is the one cell the model saw")).to_be_visible(timeout=60_000)
+    for picture in overlays(page):
+        # Nothing else in this grey photo, dimmed or lit with a warm glow, is pure white.
+        white = (np.asarray(picture.convert("RGB"), int).min(-1) > 240).sum()
+        assert 50 < white < 2000
+    page.get_by_text("All cells").click()
+    expect(page.get_by_text("The frame is the one cell the model saw")).to_be_hidden(timeout=60_000)
+
+
 def test_a_bad_file_is_told_kindly_and_the_next_one_works(page: Page, tmp_path: Path) -> None:
     name = "<b>odd<b> [name](x) $y$ :smile:.jpg"
     (tmp_path / name).write_text("not a photo")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from captioner.pipeline import Captioner
+from captioner.config import DecodingOptions
+from captioner.pipeline import BUNDLED, Captioner
 from tests.conftest import EXAMPLES
 
 APP = str(Path(__file__).parent.parent.parent / "app" / "streamlit_app.py")
@@ -47,6 +48,23 @@ def test_another_sample_takes_its_place(page: AppTest, captioner: Captioner) -> 
     page.button(key="sample-astronaut").click().run()
     assert captioner.caption(EXAMPLES / "astronaut.jpg").text in html(page)
     assert captioner.caption(EXAMPLES / "photographer.jpg").text not in html(page)
+
+
+def test_hard_attention_is_one_click_away(page: AppTest) -> None:
+    page.button(key="sample-photographer").click().run()
+    soft = html(page)
+    page.segmented_control(key="attention").set_value("Hard").run()
+    assert not page.exception
+    hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
+    photo = EXAMPLES / "photographer.jpg"
+    assert f">{hard.caption(photo, DecodingOptions(context='argmax')).text}.<" in html(page)
+    page.segmented_control(key="sight").set_value("A cell drawn at random").run()
+    drawn = html(page)
+    next(button for button in page.button if button.label == "Draw again").click().run()
+    assert html(page) != drawn
+    page.segmented_control(key="attention").set_value("Soft").run()
+    assert html(page) == soft
+    assert not page.exception
 
 
 def test_an_uploaded_photo_is_captioned(page: AppTest, captioner: Captioner) -> None:

@@ -20,12 +20,12 @@ def dataset(flickr_folder: Path, tmp_path: Path) -> CaptionDataset:
     encoder = ImageEncoder(EncoderConfig("squeezenet1_1", weights="none", input_size=64))
     store = FeatureStore.build(tmp_path / "store", [i.path for i in images], encoder, torch.device("cpu"))
     vocabulary = Vocabulary(["a", "dog", "big", "runs", "on", "grass"])
-    return CaptionDataset(images, store, vocabulary, max_length=5)
+    return CaptionDataset(images, [store], vocabulary, max_length=5)
 
 
 def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -> None:
     batch = dataset.batch([0, 3])
-    assert torch.equal(batch.features, dataset.store.read([0, 3]))
+    assert torch.equal(batch.features, dataset.views[0].read([0, 3]))
     pad, bos, eos, unk, a, dog, big, runs = range(8)
     first = batch.tokens[0].tolist()
     assert first[0][:4] == [bos, a, dog, eos]
@@ -35,6 +35,28 @@ def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -
     # This photo has two captions, the other five.
     assert batch.tokens.shape[1] == 5
     assert (batch.tokens[0, 2:] == pad).all()
+
+
+def test_photos_are_seen_mirrored_every_other_epoch_unless_their_captions_name_a_side(
+    flickr_folder: Path, tmp_path: Path
+) -> None:
+    images = read_split(DataConfig(root=str(flickr_folder)), "dev")
+    images[2] = CaptionedImage(images[2].path, ("A dog .", "A dog on the Left ."))
+    encoder = ImageEncoder(EncoderConfig("squeezenet1_1", weights="none", input_size=64))
+    plain, mirrored = (
+        FeatureStore.build(
+            tmp_path / str(mirror), [i.path for i in images], encoder, torch.device("cpu"), mirrored=mirror
+        )
+        for mirror in (False, True)
+    )
+    dataset = CaptionDataset(images, [plain, mirrored], Vocabulary(["a", "dog"]), max_length=5)
+    rows = [3, 2, 0]
+    for epoch in range(4):
+        features = dataset.batch(rows, epoch).features
+        for row, found in zip(rows, features, strict=True):
+            view = plain if row == 2 or (row + epoch) % 2 == 0 else mirrored
+            assert torch.equal(found, view.read([row])[0])
+    assert not torch.equal(plain.read([0]), mirrored.read([0]))
 
 
 def test_words_are_counted_as_targets(dataset: CaptionDataset) -> None:

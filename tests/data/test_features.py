@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from captioner.config import EncoderConfig
 from captioner.data.features import FeatureStore
@@ -40,6 +41,28 @@ def test_rows_are_the_features_of_the_photos(tmp_path: Path, photos: list[Path])
     for row, features in zip(rows, found, strict=True):
         alone = encoder(preprocess(load_image(photos[row]), encoder.preprocessing).unsqueeze(0))[0]
         assert torch.allclose(features.float(), alone, rtol=2e-3, atol=2e-3)
+
+
+def test_a_mirrored_store_holds_the_features_of_mirrored_photos(tmp_path: Path, photos: list[Path]) -> None:
+    encoder = make_encoder()
+    mirrored = FeatureStore.build(tmp_path / "mirrored", photos[:2], encoder, CPU, mirrored=True)
+    for path, features in zip(photos, mirrored.read([0, 1]), strict=False):
+        pixels = preprocess(load_image(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT), encoder.preprocessing)
+        assert torch.allclose(features.float(), encoder(pixels.unsqueeze(0))[0], rtol=2e-3, atol=2e-3)
+
+
+def test_half_precision_features_are_the_same_but_for_rounding(tmp_path: Path, photos: list[Path]) -> None:
+    exact = FeatureStore.build(tmp_path / "exact", photos[:8], make_encoder(), CPU).read(range(8)).float()
+    rounded = FeatureStore.build(tmp_path / "rounded", photos[:8], make_encoder(), CPU, precision=torch.bfloat16)
+    error = (rounded.read(range(8)).float() - exact).abs().mean() / exact.abs().mean()
+    assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize("change", [{"mirrored": True}, {"precision": torch.bfloat16}])
+def test_a_store_made_in_another_way_is_refused(tmp_path: Path, photos: list[Path], change: dict[str, object]) -> None:
+    FeatureStore.build(tmp_path / "store", photos[:2], make_encoder(), CPU)
+    with pytest.raises(DatasetError, match=f"made with {next(iter(change))} = "):
+        FeatureStore.build(tmp_path / "store", photos[:2], make_encoder(), CPU, **change)  # type: ignore[arg-type]
 
 
 def test_building_again_computes_nothing(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,14 @@ import safetensors.torch
 import torch
 
 from captioner.checkpoint import load_checkpoint, load_training_state, read_config
+from captioner.config import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = """
 [data]
 root = "flickr8k"
 min_count = 1
+mirror = true
 
 [encoder]
 name = "shufflenet_v2_x0_5"
@@ -32,6 +34,7 @@ input_size = 64
 embedding_dim = 16
 hidden_dim = 24
 attention_dim = 16
+attention = "{attention}"
 
 [train]
 epochs = {epochs}
@@ -55,10 +58,19 @@ def workplace(tmp_path: Path, flickr_folder: Path) -> Path:
 
 
 def write_recipe(
-    folder: Path, epochs: int = 4, patience: int = 50, learning_rate: float = 0.01, images_per_batch: int = 4
+    folder: Path,
+    epochs: int = 4,
+    patience: int = 50,
+    learning_rate: float = 0.01,
+    images_per_batch: int = 4,
+    attention: str = "soft",
 ) -> None:
     text = RECIPE.format(
-        epochs=epochs, patience=patience, learning_rate=learning_rate, images_per_batch=images_per_batch
+        epochs=epochs,
+        patience=patience,
+        learning_rate=learning_rate,
+        images_per_batch=images_per_batch,
+        attention=attention,
     )
     (folder / "recipe.toml").write_text(text)
 
@@ -82,8 +94,9 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def test_a_killed_and_resumed_run_ends_with_the_same_weights(workplace: Path) -> None:
-    write_recipe(workplace, images_per_batch=1)
+@pytest.mark.parametrize("attention", ["soft", "hard"])
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(workplace: Path, attention: str) -> None:
+    write_recipe(workplace, images_per_batch=1, attention=attention)
     finish(start(workplace, "whole"))
     process = start(workplace, "killed")
     positions = []
@@ -121,8 +134,9 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     pytest.fail("no checkpoint in time")
 
 
-def test_training_learns_and_leaves_what_it_promises(workplace: Path) -> None:
-    write_recipe(workplace, epochs=12, learning_rate=0.02)
+@pytest.mark.parametrize("attention", ["soft", "hard", "none"])
+def test_training_learns_and_leaves_what_it_promises(workplace: Path, attention: str) -> None:
+    write_recipe(workplace, epochs=12, learning_rate=0.02, attention=attention)
     output = finish(start(workplace, "run"))
     rows = metrics(workplace / "run")
     losses = [row["train/cross_entropy"] for row in rows if "train/cross_entropy" in row]
@@ -168,10 +182,22 @@ def test_a_loss_that_is_not_finite_stops_training_cleanly(workplace: Path) -> No
     assert "Traceback" not in output
 
 
-def test_the_recipe_of_the_bundled_model_runs_on_its_real_data_format(workplace: Path) -> None:
-    """The committed recipe itself, cut short, with the packaged weights: only the photos are made up."""
-    text = (ROOT / "recipes" / "flickr8k-soft.toml").read_text()
-    (workplace / "recipe.toml").write_text(text.replace("epochs = 10", "epochs = 1"))
+def test_a_seed_on_the_command_line_takes_the_place_of_the_recipes(workplace: Path) -> None:
+    write_recipe(workplace, epochs=1)
+    for run, seed in (("own", []), ("given", ["--seed", "6"]), ("same", ["--seed", "5"])):
+        finish(start(workplace, run, *seed))
+    own, given, same = (metrics(workplace / run) for run in ("own", "given", "same"))
+    assert own == same != given
+    assert read_config(workplace / "given" / "best")["notes"]["recipe"]["train"]["seed"] == 6
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_committed_recipes_run_on_their_real_data_format(workplace: Path, recipe: Path) -> None:
+    """The recipe itself, cut short, with the packaged weights: only the photos are made up."""
+    text, cuts = re.subn(r"(?m)^epochs = \d+$", "epochs = 1", recipe.read_text())
+    assert cuts == 1
+    (workplace / "recipe.toml").write_text(text)
     finish(start(workplace, "run"))
     model, _ = load_checkpoint(workplace / "run" / "best")
     assert model.encoder.grid == 14
+    assert model.decoder.config == Recipe.read(recipe).decoder
