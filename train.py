@@ -76,6 +76,7 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
         model = ShowAttendTell(ModelConfig(recipe.encoder, recipe.decoder, len(vocabulary)), encoder)
     model.to(device).encoder.to(memory_format=torch.channels_last)
     logging.info("%d photos to train on, %d for dev, %d words", len(train_images), len(dev_images), len(vocabulary))
+    logging.info("%d parameters in the decoder", sum(p.numel() for p in model.decoder.parameters()))
 
     def store(images: list[CaptionedImage], split: str, mirrored: bool = False) -> FeatureStore:
         parts = [Path(recipe.data.root).name, split, *(["mirrored"] if mirrored else []), recipe.train.precision]

@@ -12,9 +12,10 @@ import pytest
 
 from captioner.batch import find_images
 from captioner.cli import main
+from captioner.config import DecodingOptions
 from captioner.data.annotations import DATA_VARIABLE
 from captioner.errors import CaptionerError
-from captioner.pipeline import Captioner
+from captioner.pipeline import BUNDLED, Captioner
 from tests.conftest import EXAMPLES, noise_photo
 
 
@@ -51,6 +52,16 @@ def test_good_files_alone_give_exit_code_0_on_standard_output(capsys: pytest.Cap
     path = EXAMPLES / "cat.jpg"
     assert main(["caption", str(path), "--beam", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["image"] == str(path)
+
+
+def test_hard_attention_sees_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    path = EXAMPLES / "photographer.jpg"
+    hard = str(BUNDLED.with_name("flickr8k-hard"))
+    assert main(["caption", str(path), "--checkpoint", hard, "--context", "argmax"]) == 0
+    expected = Captioner.load(hard).caption(path, DecodingOptions(context="argmax"))
+    assert json.loads(capsys.readouterr().out)["caption"] == expected.text
+    assert main(["caption", str(path), "--context", "argmax"]) == 1
+    assert "captioner: context = 'argmax' needs a model with hard attention" in capsys.readouterr().err
 
 
 def test_a_named_file_that_is_not_there_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

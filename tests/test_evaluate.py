@@ -7,6 +7,7 @@ import pytest
 
 import evaluate
 from captioner.data.annotations import DATA_VARIABLE
+from captioner.pipeline import BUNDLED
 
 
 @pytest.fixture
@@ -30,12 +31,29 @@ def test_a_wrong_split_is_one_clear_line(recipe: Path, capsys: pytest.CaptureFix
     assert "Flickr_8k.valImages.txt" in capsys.readouterr().err
 
 
+def test_soft_attention_cannot_look_at_one_cell(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--data", str(recipe), "--device", "cpu", "--context", "argmax"]) == 1
+    assert "evaluate.py: context = 'argmax' needs a model with hard attention" in capsys.readouterr().err
+
+
+def test_hard_attention_is_scored_by_any_context(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for context in ("argmax", "sample"):
+        checkpoint = str(BUNDLED.with_name("flickr8k-hard"))
+        options = ["--data", str(recipe), "--device", "cpu", "--context", context, "--seed", "1"]
+        assert evaluate.main([checkpoint, *options]) == 0
+        outputs.append(capsys.readouterr().out)
+        assert f"beam 3, context: {context}\n" in outputs[-1]
+    assert outputs[0] != outputs[1]
+
+
 @pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
-def test_the_bundled_model_scores_what_the_readme_says(capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main(["--device", "cpu"]) == 0
+@pytest.mark.parametrize("name", ["soft", "hard"])
+def test_the_bundled_models_score_what_the_readme_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([str(BUNDLED.with_name(f"flickr8k-{name}")), "--device", "cpu"]) == 0
     scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line.startswith("BLEU-")]
     readme = (Path(evaluate.__file__).parent / "README.md").read_text()
-    row = next(line for line in readme.splitlines() if line.startswith("| soft attention"))
+    row = next(line for line in readme.splitlines() if line.startswith(f"| {name} attention"))
     stated = [float(cell) for cell in row.split("|")[2:6]]
     assert scores == pytest.approx(stated, abs=0.1)
     assert scores[3] >= 21.5

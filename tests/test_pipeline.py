@@ -26,7 +26,8 @@ def test_a_caption_has_everything_it_promises(captioner: Captioner) -> None:
     caption = captioner.caption(EXAMPLES / "astronaut.jpg")
     count = len(caption.words)
     assert caption.text.replace("'", " '").split() == list(caption.words)
-    assert caption.attention.shape == (count, 14, 14)
+    grid = captioner.model.encoder.grid
+    assert caption.attention.shape == (count, grid, grid)
     assert np.allclose(caption.attention.sum((1, 2)), 1, atol=1e-4)
     assert len(caption.word_probs) == count
     # The end token's probability is in the sentence's but not among the words'.
@@ -48,7 +49,8 @@ def test_the_bundled_model_sees_what_is_there(captioner: Captioner) -> None:
 
 def test_the_model_looks_elsewhere_for_other_words(captioner: Captioner) -> None:
     for name in ("admiral", "astronaut", "photographer", "raccoon"):
-        maps = captioner.caption(EXAMPLES / f"{name}.jpg").attention.reshape(-1, 196)
+        caption = captioner.caption(EXAMPLES / f"{name}.jpg")
+        maps = caption.attention.reshape(len(caption.words), -1)
         apart = np.abs(maps[:, None] - maps[None]).sum(-1) / 2  # total variation, 0..1
         assert apart.max() > 0.3, name
 
@@ -172,6 +174,6 @@ def test_the_bundled_hard_model_is_one() -> None:
         options = DecodingOptions(context=context)  # type: ignore[arg-type]
         caption = hard.caption(EXAMPLES / "photographer.jpg", options)
         assert {"man", "person", "woman"} & set(caption.words), context
-        maps = caption.attention.reshape(-1, 196)
+        maps = caption.attention.reshape(len(caption.words), -1)
         apart = np.abs(maps[:, None] - maps[None]).sum(-1) / 2  # total variation, 0..1
         assert apart.max() > 0.3, context
