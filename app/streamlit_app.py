@@ -103,19 +103,18 @@ def choose_photo() -> tuple[str, bytes] | None:
 
 def choose_model() -> tuple[Path, DecodingOptions]:
     """Show the choice between soft and hard attention; return what was chosen."""
-    with st.container(horizontal=True, gap="large"):
-        kind = st.segmented_control(
-            "Attention",
-            list(CHECKPOINTS),
-            default="Soft",
+    with st.container(horizontal=True, gap="large", vertical_alignment="bottom"):
+        kind = st.segmented_control("Attention", list(CHECKPOINTS), default="Soft", required=True, key="attention")
+        # Drawn in any case: a widget that is not drawn forgets its value.
+        sight = st.segmented_control(
+            "Hard attention sees",
+            list(SIGHTS),
+            default="The likeliest cell",
             required=True,
-            key="attention",
-            help="Soft attention sees the whole photo, weighted; hard attention learned to look at one place per word.",
+            disabled=kind == "Soft",
+            key="sight",
         )
-        if kind == "Soft":
-            return CHECKPOINTS[kind], DecodingOptions()
-        sight = st.segmented_control("It sees", list(SIGHTS), default="The likeliest cell", required=True, key="sight")
-        options = SIGHTS[sight]
+        options = DecodingOptions() if kind == "Soft" else SIGHTS[sight]
         if options.context == "sample":
             st.button("Draw again", on_click=draw_again)
             options = dataclasses.replace(options, seed=st.session_state.get("seed", 0))
@@ -129,13 +128,13 @@ def draw_again() -> None:
 
 def show(name: str, data: bytes) -> None:
     """Show a photo, its caption, and where the model looked."""
+    checkpoint, options = choose_model()
     try:
         image = load_image(data)
     except ImageReadError as error:
         reason = str(error).removeprefix("image: ")
         st.error(f"{plain(name)}: {plain(reason)}. Please choose another file.")
         return
-    checkpoint, options = choose_model()
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
     with left:
         st.image(image, width="stretch")

@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore.build(Path(folder), [image.path for image in images], model.encoder, device)
         data = CaptionDataset(images, [store], vocabulary, recipe.data.max_length)
-        features, tokens = data.batch(range(len(images)))
+        features, tokens = data.batch(range(len(images)), epoch=0)
     batch = Batch(features.to(device).float(), tokens.to(device))
     torch.manual_seed(0)
     untrained = AttentionDecoder(model.decoder.config, model.encoder.feature_dim, len(vocabulary)).eval()

@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         default="expectation",
         help="what hard attention sees: all locations, the likeliest, or one at random (default: expectation)",
     )
+    caption.add_argument("--seed", type=int, default=0, metavar="N", help="of --context sample (default: 0)")
     options = parser.parse_args(arguments)
     try:
         return _caption(options)
@@ -61,9 +62,10 @@ def _caption(arguments: argparse.Namespace) -> int:
     from captioner.config import DecodingOptions
     from captioner.pipeline import Captioner
 
-    options = DecodingOptions(beam_size=arguments.beam, context=arguments.context)
+    options = DecodingOptions(beam_size=arguments.beam, context=arguments.context, seed=arguments.seed)
     images = find_images(arguments.paths)
     captioner = Captioner.load(arguments.checkpoint)
+    captioner.check(options)
     report = BatchReport()
     code = OK
     with _output(arguments.output) as output, tqdm(total=len(images), unit="photo", disable=None) as bar:

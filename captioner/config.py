@@ -8,6 +8,7 @@ class are reported together.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -29,7 +30,7 @@ def _matches(value: Any, annotation: Any) -> bool:
         items = typing.get_args(annotation)
         return isinstance(value, tuple) and len(value) == len(items) and all(map(_matches, value, items))
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)
@@ -273,7 +274,7 @@ class HardAttentionConfig(_Config):
     Parameters
     ----------
     reinforce : float
-        lambda_r, weight of the REINFORCE term; 1 makes the estimator exact.
+        lambda_r, weight of the REINFORCE term; at 1 the estimator of the bound's gradient is unbiased.
     entropy : float
         lambda_e, weight of the entropy of the attention.
     baseline_decay : float
@@ -316,7 +317,7 @@ class TrainConfig(_Config):
     clip_norm : float
         Largest global gradient norm.
     doubly_stochastic : float
-        Weight of the attention regulariser (section 4.2.1; scaling in `captioner.training.cross_entropy`).
+        Weight of the attention regulariser (section 4.2.1; scaling in `captioner.training.objective`).
     patience : int
         Epochs without a better BLEU-4 on dev before training stops.
     precision : {"float32", "bfloat16"}
@@ -368,6 +369,13 @@ class Recipe(_Config):
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
+
+    def _faults(self) -> typing.Iterator[str]:
+        if self.decoding.context != "expectation" and self.decoder.attention != "hard":
+            yield (
+                f"decoding.context = {self.decoding.context!r} needs decoder.attention = 'hard', not "
+                f"{self.decoder.attention!r}; leave it at 'expectation'"
+            )
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

@@ -146,6 +146,7 @@ class Captioner:
         """Caption photos as `caption_many` does, giving each beside its caption or the error that barred it."""
         if batch_size < 1:
             raise CaptionerError(f"batch_size = {batch_size} must be at least 1")
+        self.check(options or DecodingOptions())
         batch: list[tuple[ImageSource, _Photo | ImageReadError]] = []
         for item in map_ahead(self._read, images, workers=2, ahead=2 * batch_size):
             batch.append(item)
@@ -153,6 +154,21 @@ class Captioner:
                 yield from self._attempt_batch(batch, options or DecodingOptions())
                 batch = []
         yield from self._attempt_batch(batch, options or DecodingOptions())
+
+    def check(self, options: DecodingOptions) -> None:
+        """Refuse options that the model cannot follow.
+
+        Raises
+        ------
+        CaptionerError
+            If `options.context` is one that only hard attention knows, and the model has another.
+        """
+        attention = self.model.decoder.config.attention
+        if options.context != "expectation" and attention != "hard":
+            raise CaptionerError(
+                f"context = {options.context!r} needs a model with hard attention, this one has attention = "
+                f"{attention!r}; leave it at 'expectation', or choose another checkpoint"
+            )
 
     def _read(self, source: ImageSource) -> tuple[ImageSource, _Photo | ImageReadError]:
         try:
@@ -199,32 +215,20 @@ class Captioner:
 def search(
     decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary, options: DecodingOptions
 ) -> list[list[Hypothesis]]:
-    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first.
-
-    Raises
-    ------
-    CaptionerError
-        If `options.context` is one that only a decoder with hard attention knows.
-    """
+    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first."""
     images, device = len(features), features.device
     with torch.inference_mode():
-        state = decoder.init_state(features, options.beam_size, _choice(decoder, options, device))
+        state = decoder.init_state(features, options.beam_size, _choice(options, device))
     if options.beam_size == 1:
         return [[best] for best in greedy_search(decoder.step, state, images, vocabulary, options, device)]
     return beam_search(decoder.step, state, images, vocabulary, options, device)
 
 
-def _choice(decoder: AttentionDecoder, options: DecodingOptions, device: torch.device) -> Choice:
-    if options.context == "expectation":
-        return expectation
-    if decoder.config.attention != "hard":
-        raise CaptionerError(
-            f"context = {options.context!r} needs a model with hard attention, this one has "
-            f"attention = {decoder.config.attention!r}; leave it at 'expectation', or choose another checkpoint"
-        )
-    if options.context == "argmax":
-        return argmax
-    return partial(sample, generator=torch.Generator(device).manual_seed(options.seed))
+def _choice(options: DecodingOptions, device: torch.device) -> Choice:
+    generator = torch.Generator(device).manual_seed(options.seed)
+    return {"expectation": expectation, "argmax": argmax, "sample": partial(sample, generator=generator)}[
+        options.context
+    ]
 
 
 def choose_device(name: str) -> torch.device:

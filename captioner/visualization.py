@@ -85,11 +85,14 @@ def cell_box(location: tuple[int, int], grid: tuple[int, int], region: Region) -
 
 def _frame(image: Image.Image, box: Region) -> None:
     """Draw a white frame with a dark edge, so that it shows on any photo."""
-    left, top, right, bottom = (round(edge) for edge in box)
     width = max(2, round(max(image.size) / 160))
+    left, top, right, bottom = (round(edge) for edge in box)
+    # Round the cell, but never outside the photo.
+    left, top = max(left - width - 1, 0), max(top - width - 1, 0)
+    right, bottom = min(right + width, image.width - 1), min(bottom + width, image.height - 1)
     draw = ImageDraw.Draw(image)
-    draw.rectangle((left - width - 1, top - width - 1, right + width, bottom + width), outline="black", width=1)
-    draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline="white", width=width)
+    draw.rectangle((left, top, right, bottom), outline="black", width=1)
+    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline="white", width=width)
 
 
 def shared_peak(attention: np.ndarray) -> float:

@@ -2,19 +2,28 @@
 
 from pathlib import Path
 
-from captioner import Captioner
+from captioner import Captioner, DecodingOptions
 from captioner.images import load_image
+from captioner.pipeline import BUNDLED
 from captioner.visualization import filmstrip
 
 ROOT = Path(__file__).parent.parent
+PHOTO = ROOT / "examples" / "photographer.jpg"
+PICTURES = {
+    "soft": (BUNDLED, DecodingOptions()),
+    "hard": (BUNDLED.with_name("flickr8k-hard"), DecodingOptions(context="argmax")),
+    "hard-drawn": (BUNDLED.with_name("flickr8k-hard"), DecodingOptions(context="sample")),
+}
 
 
 def main() -> None:
-    """Write `docs/filmstrip.png`."""
-    photo = ROOT / "examples" / "photographer.jpg"
-    caption = Captioner.load(device="cpu").caption(photo)
-    figure = filmstrip(load_image(photo), caption.words, caption.attention, caption.region)
-    figure.savefig(ROOT / "docs" / "filmstrip.png", dpi=90)
+    """Write `docs/attention-NAME.png`, one photo under every kind of attention."""
+    image = load_image(PHOTO)
+    for name, (checkpoint, options) in PICTURES.items():
+        caption = Captioner.load(checkpoint, device="cpu").caption(PHOTO, options)
+        figure = filmstrip(image, caption.words, caption.attention, caption.region, caption.locations)
+        figure.savefig(ROOT / "docs" / f"attention-{name}.png", dpi=90)
+        print(f"{name}: {caption.text}")
 
 
 if __name__ == "__main__":

@@ -54,14 +54,16 @@ def test_good_files_alone_give_exit_code_0_on_standard_output(capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["image"] == str(path)
 
 
-def test_hard_attention_sees_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hard_attention_sees_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = EXAMPLES / "photographer.jpg"
     hard = str(BUNDLED.with_name("flickr8k-hard"))
     assert main(["caption", str(path), "--checkpoint", hard, "--context", "argmax"]) == 0
     expected = Captioner.load(hard).caption(path, DecodingOptions(context="argmax"))
     assert json.loads(capsys.readouterr().out)["caption"] == expected.text
-    assert main(["caption", str(path), "--context", "argmax"]) == 1
+    output = tmp_path / "out.jsonl"
+    assert main(["caption", str(path), "--context", "argmax", "--output", str(output)]) == 1
     assert "captioner: context = 'argmax' needs a model with hard attention" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_a_named_file_that_is_not_there_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

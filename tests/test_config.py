@@ -36,12 +36,43 @@ def test_all_faults_are_reported_together() -> None:
         ({"beam_size": 0}, "beam_size = 0"),
         ({"max_length": -1}, "max_length = -1"),
         ({"length_penalty": float("nan")}, "length_penalty = nan"),
+        ({"context": "hard"}, "context = 'hard'"),
+        ({"seed": -1}, "seed = -1"),
         ([], "expected a table"),
     ],
 )
 def test_wrong_values_are_named(values: object, message: str) -> None:
     with pytest.raises(CaptionerError, match=message):
         DecodingOptions.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"reinforce": -0.1}, "reinforce = -0.1"),
+        ({"entropy": float("nan")}, "entropy = nan"),
+        ({"baseline_decay": 1.0}, "baseline_decay = 1.0"),
+        ({"sampling": 0.0}, "sampling = 0.0"),
+    ],
+)
+def test_wrong_settings_of_hard_attention_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(CaptionerError, match=message):
+        TrainConfig.from_dict({"hard_attention": values})
+
+
+@pytest.mark.parametrize(("attention", "fits"), [("hard", True), ("soft", False), ("none", False)])
+def test_a_recipe_cannot_decode_soft_attention_as_hard(attention: str, fits: bool) -> None:
+    values = {
+        "data": {"root": "x"},
+        "encoder": {"name": "resnet18"},
+        "decoder": {"attention": attention},
+        "decoding": {"context": "argmax"},
+    }
+    if fits:
+        assert Recipe.from_dict(values).decoding.context == "argmax"
+    else:
+        with pytest.raises(CaptionerError, match=r"decoding\.context = 'argmax' needs decoder\.attention = 'hard'"):
+            Recipe.from_dict(values)
 
 
 def test_a_missing_setting_is_named() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 import evaluate
+from captioner.config import DecodingOptions
 from captioner.data.annotations import DATA_VARIABLE
-from captioner.pipeline import BUNDLED
+from captioner.images import ImageSource
+from captioner.pipeline import BUNDLED, Caption, Captioner
 
 
 @pytest.fixture
@@ -36,15 +39,23 @@ def test_soft_attention_cannot_look_at_one_cell(recipe: Path, capsys: pytest.Cap
     assert "evaluate.py: context = 'argmax' needs a model with hard attention" in capsys.readouterr().err
 
 
-def test_hard_attention_is_scored_by_any_context(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outputs = []
+def test_hard_attention_is_scored_by_any_context(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[DecodingOptions] = []
+    caption_many = Captioner.caption_many
+
+    def spy(self: Captioner, images: Iterable[ImageSource], options: DecodingOptions) -> Iterator[Caption]:
+        asked.append(options)
+        return caption_many(self, images, options)
+
+    monkeypatch.setattr(Captioner, "caption_many", spy)
     for context in ("argmax", "sample"):
         checkpoint = str(BUNDLED.with_name("flickr8k-hard"))
         options = ["--data", str(recipe), "--device", "cpu", "--context", context, "--seed", "1"]
         assert evaluate.main([checkpoint, *options]) == 0
-        outputs.append(capsys.readouterr().out)
-        assert f"beam 3, context: {context}\n" in outputs[-1]
-    assert outputs[0] != outputs[1]
+        assert f"beam 3, context: {context}\n" in capsys.readouterr().out
+    assert asked == [DecodingOptions(context="argmax", seed=1), DecodingOptions(context="sample", seed=1)]
 
 
 @pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from captioner.visualization import cell_box, filmstrip, heat_map, overlay, word_overlays
@@ -78,6 +79,15 @@ def test_the_cell_that_was_seen_is_framed_where_it_lies() -> None:
     # The frame goes round the cell and leaves what it shows alone.
     assert (bare[30:50, 80:100] == framed[30:50, 80:100]).all()
     assert framed[28, 90].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (3, 3), (0, 3)])
+def test_a_cell_at_the_edge_of_the_photo_is_framed_on_all_sides(cell: tuple[int, int]) -> None:
+    picture = np.asarray(overlay(Image.new("RGB", (80, 80), "black"), one_hot(1, 1), (0, 0, 80, 80), 1.0, cell), int)
+    row, column = 20 * cell[0] + 10, 20 * cell[1] + 10
+    white = (picture == 255).all(-1)
+    sides = (white[:row, column], white[row:, column], white[row, :column], white[row, column:])
+    assert all(side.sum() == 2 for side in sides)
 
 
 def test_a_filmstrip_frames_a_cell_for_every_word() -> None:

@@ -71,7 +71,7 @@ class CaptionDataset:
         targets = [token for captions in self.captions for caption in captions for token in caption[1:]]
         return torch.bincount(torch.tensor(targets), minlength=vocabulary_size)
 
-    def batch(self, rows: Sequence[int], epoch: int = 0) -> Batch:
+    def batch(self, rows: Sequence[int], epoch: int) -> Batch:
         """Put the given photos together, in the views of this epoch."""
         captions = [self.captions[row] for row in rows]
         height, width = max(map(len, captions)), max(self.lengths[row] for row in rows)

@@ -186,15 +186,21 @@ def _step(
     batch = Batch(batch.features.to(device, dtype), batch.tokens.to(device))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = objective(model.decoder, batch)
-    if not torch.isfinite(output.loss):
-        raise CaptionerError(
-            f"the loss is {float(output.loss)}; training stopped, the last checkpoint is intact. Lower learning_rate"
-        )
+    _require_finite(output.loss, "loss")
     optimizer.zero_grad(set_to_none=True)
     output.loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(model.decoder.parameters(), config.clip_norm)
+    # Before it can reach the weights, and with them the next checkpoint.
+    _require_finite(norm, "gradient's norm")
     optimizer.step()
     return {"loss": output.loss.detach(), **output.logs, "gradient_norm": norm}
+
+
+def _require_finite(value: Tensor, name: str) -> None:
+    if not torch.isfinite(value):
+        raise CaptionerError(
+            f"the {name} is {float(value)}; training stopped, the last checkpoint is intact. Lower learning_rate"
+        )
 
 
 def _optimizer(decoder: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

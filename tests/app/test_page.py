@@ -62,8 +62,22 @@ def test_hard_attention_is_one_click_away(page: AppTest) -> None:
     drawn = html(page)
     next(button for button in page.button if button.label == "Draw again").click().run()
     assert html(page) != drawn
+    assert "The frame is the one cell the model saw" in "".join(caption.value for caption in page.caption)
     page.segmented_control(key="attention").set_value("Soft").run()
     assert html(page) == soft
+    # What was chosen for hard attention is still there when it comes back.
+    page.segmented_control(key="attention").set_value("Hard").run()
+    assert page.segmented_control(key="sight").value == "A cell drawn at random"
+    assert not page.exception
+
+
+def test_a_bad_file_does_not_change_the_kind_of_attention(page: AppTest) -> None:
+    page.button(key="sample-photographer").click().run()
+    page.segmented_control(key="attention").set_value("Hard").run()
+    page.file_uploader[0].set_value(("notes.jpg", b"only text", "image/jpeg")).run()
+    assert len(page.error) == 1
+    page.button(key="sample-cat").click().run()
+    assert page.segmented_control(key="attention").value == "Hard"
     assert not page.exception
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captioner.config import DecoderConfig, HardAttentionConfig
 from captioner.data.dataset import Batch
-from captioner.models.attention import expectation, sample
+from captioner.models.attention import argmax, expectation, sample
 from captioner.models.decoder import AttentionDecoder
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.hard_attention import HardAttention
@@ -174,6 +174,70 @@ def test_coins_are_tossed_per_image_and_shared_by_its_captions(decoder: Attentio
     assert 0.6 < everywhere.all(1).float().mean() < 0.8
 
 
+@pytest.fixture
+def likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the likeliest location in place of a sampled one, so that nothing is random but the coins."""
+    monkeypatch.setattr("captioner.training.hard_attention.sample", lambda alpha: alpha.argmax(-1))
+
+
+PADDED = torch.tensor([[[BOS, 4, 5, EOS], [BOS, 6, EOS, PAD], [PAD] * 4], [[BOS, 5, EOS, PAD], [PAD] * 4, [PAD] * 4]])
+
+
+def two_images() -> Batch:
+    return Batch(torch.randn(2, CELLS, 4, dtype=torch.double, generator=torch.Generator().manual_seed(3)), PADDED)
+
+
+def words_by_image(decoder: AttentionDecoder, batch: Batch) -> list[list[tuple[int, float, float]]]:
+    """Per image and caption, under the likeliest locations: words, log p(s) and log p(y | s)."""
+    found = []
+    for features, captions in zip(*batch, strict=True):
+        rows = []
+        for caption in captions:
+            length = int((caption != PAD).sum()) - 1
+            if length < 1:
+                continue
+            state = decoder.init_state(features[None], 1, argmax)
+            log_s = log_y = 0.0
+            for before, after in itertools.pairwise(caption[: length + 1]):
+                log_probs, alpha, location, state = decoder.step(before.view(1, 1), state)
+                log_s += float(alpha[0, 0, location[0, 0]].log().detach())
+                log_y += float(log_probs[0, 0, after].detach())
+            rows.append((length, log_s, log_y))
+        found.append(rows)
+    return found
+
+
+def test_the_baseline_is_taken_off_once_per_word(decoder: AttentionDecoder, likeliest: None) -> None:
+    """And it is the one from before the batch: what a reward is compared with may not depend on its draw."""
+    config = HardAttentionConfig(reinforce=0.5, entropy=0.0, baseline_decay=0.0, sampling=1.0)
+    batch = two_images()
+    losses = []
+    for baseline in (0.0, -1.5):
+        objective = HardAttention(PAD, 0.0, config)
+        objective.baseline.fill_(baseline)
+        losses.append(float(objective(decoder, batch).loss.detach()))
+    captions = [caption for image in words_by_image(decoder, batch) for caption in image]
+    words = sum(length for length, _, _ in captions)
+    expected = 0.5 * -1.5 * sum(length * log_s for length, log_s, _ in captions) / words
+    assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_baseline_counts_sampled_words_alone(
+    decoder: AttentionDecoder, likeliest: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = HardAttention(PAD, 0.0, HardAttentionConfig(baseline_decay=0.0, sampling=0.5))
+    batch = two_images()
+    coins = torch.tensor([[0.1], [0.9]])  # the first image is sampled, the second is not
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: coins)
+    objective(decoder, batch)
+    first, _ = words_by_image(decoder, batch)
+    assert float(objective.baseline) == pytest.approx(sum(y for *_, y in first) / sum(n for n, *_ in first), rel=1e-5)
+    before = objective.baseline.clone()
+    coins = torch.full((2, 1), 0.9)
+    objective(decoder, batch)
+    assert torch.equal(objective.baseline, before)
+
+
 def test_the_baseline_follows_the_reward_of_sampled_words(decoder: AttentionDecoder, batch: Batch) -> None:
     objective = HardAttention(PAD, 0.0, HardAttentionConfig(baseline_decay=0.9, sampling=1.0))
     one_word = Batch(batch.features, torch.tensor([[[BOS, 4]]]))
@@ -202,15 +266,12 @@ def test_the_doubly_stochastic_term_gets_its_gradient(decoder: AttentionDecoder,
     assert gradients[1].abs().max() > 1e-3
 
 
-def test_neither_batch_size_nor_padding_changes_the_weight_of_a_term(decoder: AttentionDecoder, batch: Batch) -> None:
-    """Greedy in place of sampled locations, so that nothing is random."""
-    decoder.eval()
-
+def test_neither_batch_size_nor_padding_changes_the_weight_of_a_term(
+    decoder: AttentionDecoder, batch: Batch, likeliest: None
+) -> None:
     def loss(batch: Batch) -> float:
         objective = HardAttention(PAD, 1.0, HardAttentionConfig(1.0, 1.0, sampling=1.0))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("captioner.training.hard_attention.sample", lambda alpha: alpha.argmax(-1))
-            return float(objective(decoder, batch).loss.detach())
+        return float(objective(decoder, batch).loss.detach())
 
     once = loss(batch)
     assert loss(Batch(batch.features.expand(7, -1, -1), batch.tokens.expand(7, -1, -1))) == pytest.approx(once)
