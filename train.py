@@ -23,7 +23,7 @@ from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device, search
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.hard_attention import HardAttention
-from captioner.training.trainer import fit
+from captioner.training.trainer import fit, steps_in
 from captioner.vocabulary import Vocabulary, tokenize
 
 _VALIDATION_BATCH = 64
@@ -106,18 +106,19 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
         words = [vocabulary.decode(hypothesis.tokens) for hypothesis in hypotheses]
         return {f"bleu{n}": score for n, score in enumerate(bleu(references, words), 1)}
 
-    objective = build_objective(recipe, vocabulary).to(device)
+    objective = build_objective(recipe, vocabulary, steps=steps_in(data, recipe.train)).to(device)
     progress = fit(model, vocabulary, data, objective, validate, "bleu4", recipe, folder, options.resume)
     logging.info(
         "best: BLEU-4 %.2f on dev after epoch %d, in %s", progress.best_score, progress.best_epoch, folder / "best"
     )
 
 
-def build_objective(recipe: Recipe, vocabulary: Vocabulary) -> CrossEntropy | HardAttention:
-    """Build what trains the recipe's kind of attention."""
+def build_objective(recipe: Recipe, vocabulary: Vocabulary, steps: int) -> CrossEntropy | HardAttention:
+    """Build what trains the recipe's kind of attention in a run of so many steps."""
+    config = recipe.train
     if recipe.decoder.attention == "hard":
-        return HardAttention(vocabulary.pad, recipe.train.doubly_stochastic, recipe.train.hard_attention)
-    return CrossEntropy(vocabulary.pad, recipe.train.doubly_stochastic)
+        return HardAttention(vocabulary.pad, len(vocabulary), config.doubly_stochastic, config.hard_attention, steps)
+    return CrossEntropy(vocabulary.pad, config.doubly_stochastic)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

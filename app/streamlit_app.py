@@ -103,7 +103,7 @@ def choose_photo() -> tuple[str, bytes] | None:
 
 def choose_model() -> tuple[Path, DecodingOptions]:
     """Show the choice between soft and hard attention; return what was chosen."""
-    with st.container(horizontal=True, gap="large", vertical_alignment="bottom"):
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         kind = st.segmented_control("Attention", list(CHECKPOINTS), default="Soft", required=True, key="attention")
         # Drawn in any case: a widget that is not drawn forgets its value.
         sight = st.segmented_control(

@@ -27,7 +27,7 @@ from captioner.pipeline import BUNDLED, choose_device
 from captioner.training.hard_attention import HardAttention
 
 ROOT = Path(__file__).parent.parent
-SETTLING = 50  # forward passes that bring the moving average to rest
+OTHERS, SETTLING = 16, 2  # batches that bring the moving averages to rest, and how often they are gone through
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,42 +56,45 @@ def measure(options: argparse.Namespace) -> None:
     recipe = Recipe.read(options.data)
     model, vocabulary = load_checkpoint(options.checkpoint)
     model.to(device)
-    images = read_split(recipe.data, "train")[: options.photos]
+    images = read_split(recipe.data, "train")[: (1 + OTHERS) * options.photos]
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore.build(Path(folder), [image.path for image in images], model.encoder, device)
         data = CaptionDataset(images, [store], vocabulary, recipe.data.max_length)
-        features, tokens = data.batch(range(len(images)), epoch=0)
-    batch = Batch(features.to(device).float(), tokens.to(device))
+        rows = range(len(images))
+        batches = [data.batch(rows[i : i + options.photos], epoch=0) for i in rows[:: options.photos]]
+    batch, *others = (Batch(batch.features.to(device).float(), batch.tokens.to(device)) for batch in batches)
     torch.manual_seed(0)
     untrained = AttentionDecoder(model.decoder.config, model.encoder.feature_dim, len(vocabulary)).eval()
     untrained.expect_words(data.word_counts(len(vocabulary)))
     untrained.to(device)
-    print(f"{len(images)} photos, {options.draws} gradients a row")
-    print("| decoder | baseline b | variance | against none | squared length of the mean gradient |")
-    print("|---|---|---|---|---|")
+    print(f"{options.photos} photos, {options.draws} gradients a row")
+    print("| decoder | estimator | baseline b | variance | against none | squared length of the mean |")
+    print("|---|---|---|---|---|---|")
     for name, decoder in (("untrained", untrained), ("trained", model.decoder)):
-        objective = HardAttention(vocabulary.pad, 0.0, HardAttentionConfig(1.0, 0.0, sampling=1.0)).to(device)
-        with torch.no_grad():
-            for _ in range(SETTLING):
-                objective(decoder, batch)
-        settled = objective.baseline.item()
         reference = None
-        for label, baseline in (("none", 0.0), (f"moving average, {settled:.2f}", settled)):
-            variance, length = spread(decoder, objective, batch, baseline, options.draws)
+        for estimator, settled in (("paper", False), ("paper", True), ("per_word", True)):
+            config = HardAttentionConfig(estimator, reinforce=1.0, entropy=0.0, sampling=1.0)  # type: ignore[arg-type]
+            objective = HardAttention(vocabulary.pad, len(vocabulary), 0.0, config, steps=0).to(device)
+            objective.baseline.zero_()
+            with torch.no_grad():
+                # On other photos: in training, too, a baseline knows nothing of the batch it serves.
+                for other in others * SETTLING if settled else []:
+                    objective(decoder, other)
+            variance, length = spread(decoder, objective, batch, options.draws)
             reference = reference or variance
-            print(f"| {name} | {label} | {variance:.3g} | {variance / reference:.3f} | {length:.3g} |", flush=True)
+            label = "none" if not settled else "average" if estimator == "paper" else "average of each word"
+            print(f"| {name} | {estimator} | {label} | {variance:.3g} | {variance / reference:.3f} | {length:.3g} |")
 
 
-def spread(
-    decoder: AttentionDecoder, objective: HardAttention, batch: Batch, baseline: float, draws: int
-) -> tuple[float, float]:
+def spread(decoder: AttentionDecoder, objective: HardAttention, batch: Batch, draws: int) -> tuple[float, float]:
     """Variance summed over parameters, and the squared length of the mean gradient without what noise adds to it."""
     torch.manual_seed(0)
     parameters = [p for p in decoder.parameters() if p.requires_grad]
     mean = [torch.zeros_like(p, dtype=torch.double) for p in parameters]
     squares = torch.zeros((), dtype=torch.double)
+    baseline = objective.baseline.clone()
     for count in tqdm(range(1, draws + 1), disable=None, leave=False):
-        objective.baseline.fill_(baseline)
+        objective.baseline.copy_(baseline)
         gradients = torch.autograd.grad(objective(decoder, batch).loss, parameters)
         for total, gradient in zip(mean, gradients, strict=True):
             step = gradient - total

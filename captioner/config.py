@@ -273,20 +273,27 @@ class HardAttentionConfig(_Config):
 
     Parameters
     ----------
+    estimator : {"paper", "per_word"}
+        What a location is rewarded with: the likelihood of the whole caption against one moving average, or that of the
+        words from its own on, each against a moving average of its own.
     reinforce : float
         lambda_r, weight of the REINFORCE term; at 1 the estimator of the bound's gradient is unbiased.
     entropy : float
         lambda_e, weight of the entropy of the attention.
     baseline_decay : float
-        Share of the moving-average baseline kept at each step.
+        Share of a moving average kept at each step.
     sampling : float
         Probability that the words of an image are looked for at sampled locations rather than everywhere.
+    sampling_warmup : float
+        Share of the run over which that probability rises from 0.
     """
 
+    estimator: typing.Literal["paper", "per_word"] = "paper"
     reinforce: float = 0.1
     entropy: float = 0.002
     baseline_decay: float = 0.9
     sampling: float = 0.5
+    sampling_warmup: float = 0.0
 
     def _faults(self) -> typing.Iterator[str]:
         for name in ("reinforce", "entropy"):
@@ -296,6 +303,8 @@ class HardAttentionConfig(_Config):
             yield f"baseline_decay = {self.baseline_decay} must lie in 0..1, 1 excluded"
         if not 0 < self.sampling <= 1:
             yield f"sampling = {self.sampling} must lie in 0..1, 0 excluded"
+        if not 0 <= self.sampling_warmup <= 1:
+            yield f"sampling_warmup = {self.sampling_warmup} must lie in 0..1"
 
 
 @dataclass(frozen=True)

@@ -226,9 +226,12 @@ def search(
 
 def _choice(options: DecodingOptions, device: torch.device) -> Choice:
     generator = torch.Generator(device).manual_seed(options.seed)
-    return {"expectation": expectation, "argmax": argmax, "sample": partial(sample, generator=generator)}[
-        options.context
-    ]
+    choices: dict[str, Choice] = {
+        "expectation": expectation,
+        "argmax": argmax,
+        "sample": partial(sample, generator=generator),
+    }
+    return choices[options.context]
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -24,39 +26,57 @@ class HardAttention(nn.Module):
     b is a moving average over batches of the log-likelihood per word under sampled locations; H is the sum over
     the words of the entropy of where they may be looked for.
 
+    That is `estimator = "paper"`. With "per_word", step t is rewarded with what it can have had a part in and no
+    more, sum_{t' >= t} (log p(y_t' | s) - b[y_t']), where every word of the vocabulary has a moving average b of
+    its own. The expectation is the same, the variance smaller.
+
     An image's words are looked for at sampled locations with probability `config.sampling`, drawn for each image
     apart; otherwise in the expected context, where the gradient passes through the weights and REINFORCE has
     nothing to add.
 
-    The authors' code differs in this: it tosses one coin for a whole batch; its REINFORCE and entropy terms are sums
-    over the batch beside a cross-entropy that is a mean, so that their weight grows with the batch; and its
-    doubly stochastic term gets no gradient under hard attention. Here the coin is each image's own, all terms
-    are means, and the regulariser acts on the distributions as it does under soft attention. As there, every step is
-    rewarded with the likelihood of the whole caption.
+    The paper's b is an average over captions whatever their lengths, the authors' code takes the mean over a caption's
+    words for its reward; b T against their sum serves captions of all lengths and keeps the estimator unbiased. The
+    code also tosses one coin for a whole batch; its REINFORCE and entropy terms are sums over the batch beside a
+    cross-entropy that is a mean, so that their weight grows with the batch; and its doubly stochastic term gets
+    no gradient under hard attention. Here the coin is each image's own, all terms are means, and the regulariser
+    acts on the distributions as it does under soft attention.
 
     Parameters
     ----------
     pad : int
         Token that is no target.
+    vocabulary_size : int
+        V.
     doubly_stochastic : float
         Weight of the regulariser.
     config : HardAttentionConfig
         lambda_r, lambda_e and the rest.
+    steps : int
+        Length of the run, of which `config.sampling_warmup` is a share.
 
     Attributes
     ----------
     baseline : Tensor
-        b, natural log-probability per word; a buffer, so that it is kept when a run is resumed.
+        b, natural log-probability per word: (), or (V,) with "per_word". It starts at that of a guess.
+    step : Tensor
+        () batches rated so far.
     """
 
     baseline: Tensor
+    step: Tensor
 
-    def __init__(self, pad: int, doubly_stochastic: float, config: HardAttentionConfig) -> None:
+    def __init__(
+        self, pad: int, vocabulary_size: int, doubly_stochastic: float, config: HardAttentionConfig, steps: int
+    ) -> None:
         super().__init__()
         self.pad = pad
         self.doubly_stochastic = doubly_stochastic
         self.config = config
-        self.register_buffer("baseline", torch.zeros(()))
+        self.warmup_steps = round(config.sampling_warmup * steps)
+        # Buffers, so that they are kept when a run is resumed.
+        shape = () if config.estimator == "paper" else (vocabulary_size,)
+        self.register_buffer("baseline", torch.full(shape, -math.log(vocabulary_size)))
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def forward(self, decoder: AttentionDecoder, batch: Batch) -> LossOutput:
         """Rate the decoder by teacher forcing, and move the baseline on."""
@@ -64,7 +84,7 @@ class HardAttention(nn.Module):
         real = targets != self.pad  # (B, K, T)
         words = real.sum()
         # One coin per image, for all its captions and words.
-        sampled = torch.rand(len(targets), 1, device=targets.device) < self.config.sampling
+        sampled = torch.rand(len(targets), 1, device=targets.device) < self._sampling()
 
         def choose(alpha: Tensor) -> Tensor:
             return torch.where(sampled, sample(alpha), EVERYWHERE)
@@ -72,7 +92,7 @@ class HardAttention(nn.Module):
         output = decoder(batch.features, batch.tokens[:, :, :-1], choose)
         log_probs = word_log_probs(output.logits, targets, real)
         drawn = real & sampled.unsqueeze(-1)
-        advantage = ((log_probs.detach() - self.baseline) * drawn).sum(2)  # (B, K): log p(y | s) - b T
+        advantage = self._advantage(log_probs.detach(), targets, drawn)
         reinforce = (advantage * _log_prob_of_locations(output.alpha, output.location, drawn)).sum() / words
         entropy = (_entropy(output.alpha) * real).sum() / words
         cross_entropy = -log_probs.sum() / words
@@ -83,26 +103,44 @@ class HardAttention(nn.Module):
             - self.config.entropy * entropy
             + self.doubly_stochastic * coverage
         )
-        self._update_baseline(log_probs.detach(), drawn)
+        # Only now: a baseline may not depend on what was drawn.
+        self._update_baseline(log_probs.detach(), targets, drawn)
+        self.step += 1
         logs = {
             "cross_entropy": cross_entropy,
             "doubly_stochastic": coverage,
             "entropy": entropy,
-            "baseline": self.baseline.clone(),
+            "baseline": self.baseline.mean(),
         }
         return LossOutput(loss, logs)
 
-    def _update_baseline(self, log_probs: Tensor, drawn: Tensor) -> None:
-        """b_k = 0.9 b_{k-1} + 0.1 log p(y | s_k), after it served: a baseline may not depend on what was drawn."""
-        if drawn.any():
-            reward = (log_probs * drawn).sum() / drawn.sum()
-            self.baseline.lerp_(reward.to(self.baseline.dtype), 1 - self.config.baseline_decay)
+    def _sampling(self) -> float:
+        """Probability that an image is sampled in this batch."""
+        risen = min(1.0, float(self.step) / self.warmup_steps) if self.warmup_steps else 1.0
+        return risen * self.config.sampling
+
+    def _advantage(self, log_probs: Tensor, targets: Tensor, drawn: Tensor) -> Tensor:
+        """Reward every location: (B, K, T), or (B, K, 1) where it is the same for all of a caption."""
+        if self.config.estimator == "paper":
+            return ((log_probs - self.baseline) * drawn).sum(2, keepdim=True)
+        centred = (log_probs - self.baseline[targets]) * drawn
+        return centred.flip(2).cumsum(2).flip(2)
+
+    def _update_baseline(self, log_probs: Tensor, targets: Tensor, drawn: Tensor) -> None:
+        """Move b towards the mean over the words drawn for, or over those among them that are the same word."""
+        word = targets[drawn] if self.baseline.dim() else torch.zeros_like(targets[drawn])
+        totals, counts = torch.zeros((2, self.baseline.numel()), dtype=log_probs.dtype, device=log_probs.device)
+        totals.index_add_(0, word, log_probs[drawn])
+        counts.index_add_(0, word, torch.ones_like(log_probs[drawn]))
+        means = (totals / counts).view_as(self.baseline).to(self.baseline.dtype)
+        moved = self.baseline.lerp(means, 1 - self.config.baseline_decay)
+        self.baseline.copy_(torch.where(counts.view_as(self.baseline) > 0, moved, self.baseline))
 
 
 def _log_prob_of_locations(alpha: Tensor, location: Tensor, drawn: Tensor) -> Tensor:
-    """Sum log alpha of the locations drawn: log p(s) of each caption, (B, K), over the steps `drawn` (B, K, T)."""
+    """Log alpha of every location that was drawn, 0 elsewhere: (B, K, T); its sum over a caption is log p(s)."""
     chosen = alpha.gather(-1, location.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, K, T)
-    return chosen.masked_fill(~drawn, 1).log().sum(2)
+    return chosen.masked_fill(~drawn, 1).log()
 
 
 def _entropy(alpha: Tensor) -> Tensor:

@@ -81,6 +81,11 @@ def _whole_lines(path: Path) -> list[str]:
     return [line.rstrip("\n") for line in path.open(encoding="utf-8") if line.endswith("}\n")]
 
 
+def steps_in(data: CaptionDataset, config: TrainConfig) -> int:
+    """Count the steps of a whole run."""
+    return math.ceil(len(data) / config.images_per_batch) * config.epochs
+
+
 def fit(
     model: ShowAttendTell,
     vocabulary: Vocabulary,
@@ -115,9 +120,8 @@ def fit(
     """
     config = recipe.train
     device = next(model.decoder.parameters()).device
-    batches_per_epoch = math.ceil(len(data) / config.images_per_batch)
     optimizer = _optimizer(model.decoder, config)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config, batches_per_epoch * config.epochs))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config, steps_in(data, config)))
     progress = Progress()
     torch.manual_seed(config.seed)
     if resume:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor
 from captioner.config import DecoderConfig, HardAttentionConfig
 from captioner.data.dataset import Batch
 from captioner.models.attention import argmax, expectation, sample
-from captioner.models.decoder import AttentionDecoder
+from captioner.models.decoder import AttentionDecoder, DecoderOutput
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.hard_attention import HardAttention
 
@@ -42,6 +44,10 @@ def decoder() -> AttentionDecoder:
 def batch() -> Batch:
     features = torch.randn(1, CELLS, 4, dtype=torch.double, generator=torch.Generator().manual_seed(1))
     return Batch(features, TOKENS)
+
+
+def make_objective(config: HardAttentionConfig, doubly_stochastic: float = 0.0, steps: int = 100) -> HardAttention:
+    return HardAttention(PAD, 7, doubly_stochastic, config, steps)
 
 
 def every_path(decoder: AttentionDecoder, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -81,10 +87,11 @@ def sampled_gradients(
     """Gradients of the objective on batches of copies of one image: (BATCHES, parameters)."""
     torch.manual_seed(2)
     copies = Batch(batch.features.expand(COPIES, -1, -1), batch.tokens.expand(COPIES, -1, -1))
-    objective = HardAttention(PAD, 0.0, config)
+    objective = make_objective(config)
     found = []
     for _ in range(BATCHES):
-        objective.baseline.fill_(baseline)
+        # A vector of baselines, of the estimator that has one per word, is no constant.
+        objective.baseline.copy_(baseline * torch.linspace(0.5, 1.5, max(1, objective.baseline.numel())).squeeze())
         found.append(gradient(decoder, objective(decoder, copies).loss))
     return torch.stack(found)
 
@@ -102,12 +109,16 @@ def test_paths_are_all_there_is(decoder: AttentionDecoder, batch: Batch) -> None
 
 
 @pytest.mark.parametrize("score", ["additive", "dot"])
+@pytest.mark.parametrize("estimator", ["paper", "per_word"])
 @pytest.mark.parametrize("baseline", [0.0, -2.0])
-def test_the_estimator_is_the_exact_gradient_in_expectation(score: str, baseline: float, batch: Batch) -> None:
+def test_the_estimator_is_the_exact_gradient_in_expectation(
+    score: str, estimator: str, baseline: float, batch: Batch
+) -> None:
     """Of sum_s p(s) log p(y | s) per word, whatever the baseline, at lambda_r = 1."""
     decoder = tiny_decoder(score)
     exact = gradient(decoder, -exact_bound(decoder, batch))
-    samples = sampled_gradients(decoder, batch, HardAttentionConfig(1.0, 0.0, sampling=1.0), baseline)
+    config = HardAttentionConfig(estimator, reinforce=1.0, entropy=0.0, sampling=1.0)  # type: ignore[arg-type]
+    samples = sampled_gradients(decoder, batch, config, baseline)
     assert standard_errors_off(samples, exact) < 5
     # The test has teeth: without REINFORCE, or with its sign wrong, the same measure is far off.
     for wrong in (0.0, -1.0):
@@ -135,7 +146,8 @@ def test_weights_act_as_in_equation_12(decoder: AttentionDecoder, batch: Batch) 
         ]  # fmt: skip
         return gradient(decoder, -torch.stack(terms).sum() / WORDS)
 
-    samples = sampled_gradients(decoder, batch, HardAttentionConfig(lambda_r, lambda_e, sampling=1.0), baseline)
+    config = HardAttentionConfig(reinforce=lambda_r, entropy=lambda_e, sampling=1.0)
+    samples = sampled_gradients(decoder, batch, config, baseline)
     assert standard_errors_off(samples, expected(1.0)) < 5
     assert standard_errors_off(samples, expected(-1.0)) > 15
     assert standard_errors_off(samples, expected(0.0)) > 15
@@ -144,16 +156,18 @@ def test_weights_act_as_in_equation_12(decoder: AttentionDecoder, batch: Batch) 
 def test_images_that_are_not_sampled_learn_as_under_soft_attention(decoder: AttentionDecoder, batch: Batch) -> None:
     hard = gradient(decoder, -exact_bound(decoder, batch))
     soft = gradient(decoder, CrossEntropy(PAD, 0.0)(decoder, batch).loss)
-    samples = sampled_gradients(decoder, batch, HardAttentionConfig(1.0, 0.0, sampling=0.3))
+    samples = sampled_gradients(decoder, batch, HardAttentionConfig(reinforce=1.0, entropy=0.0, sampling=0.3))
     assert standard_errors_off(samples, 0.3 * hard + 0.7 * soft) < 5
     assert standard_errors_off(samples, 0.7 * hard + 0.3 * soft) > 15
 
 
-def test_the_baseline_takes_variance_away(decoder: AttentionDecoder, batch: Batch) -> None:
+def test_baselines_take_variance_away(decoder: AttentionDecoder, batch: Batch) -> None:
     reward = exact_bound(decoder, batch).item()
-    config = HardAttentionConfig(1.0, 0.0, sampling=1.0)
-    without, with_it = (sampled_gradients(decoder, batch, config, baseline).var(0).sum() for baseline in (0.0, reward))
-    assert with_it < 0.5 * without
+    config = HardAttentionConfig(reinforce=1.0, entropy=0.0, sampling=1.0)
+    without, paper = (sampled_gradients(decoder, batch, config, baseline).var(0).sum() for baseline in (0.0, reward))
+    per_word = sampled_gradients(decoder, batch, dataclasses.replace(config, estimator="per_word"), reward).var(0).sum()
+    assert paper < 0.5 * without
+    assert per_word < 0.8 * paper
 
 
 def test_coins_are_tossed_per_image_and_shared_by_its_captions(decoder: AttentionDecoder) -> None:
@@ -168,7 +182,7 @@ def test_coins_are_tossed_per_image_and_shared_by_its_captions(decoder: Attentio
     torch.manual_seed(0)
     spy = Spy(decoder.config, 4, 7)
     batch = Batch(torch.randn(200, CELLS, 4), TOKENS.expand(200, -1, -1))
-    HardAttention(PAD, 0.0, HardAttentionConfig(sampling=0.3))(spy, batch)
+    make_objective(HardAttentionConfig(sampling=0.3))(spy, batch)
     everywhere = (seen[0] == -1).flatten(1)  # (200, captions x steps)
     assert torch.equal(everywhere.all(1), everywhere.any(1))
     assert 0.6 < everywhere.all(1).float().mean() < 0.8
@@ -187,8 +201,11 @@ def two_images() -> Batch:
     return Batch(torch.randn(2, CELLS, 4, dtype=torch.double, generator=torch.Generator().manual_seed(3)), PADDED)
 
 
-def words_by_image(decoder: AttentionDecoder, batch: Batch) -> list[list[tuple[int, float, float]]]:
-    """Per image and caption, under the likeliest locations: words, log p(s) and log p(y | s)."""
+Steps = list[tuple[int, float, float]]
+
+
+def captions_by_image(decoder: AttentionDecoder, batch: Batch) -> list[list[Steps]]:
+    """Per image, caption and step, under the likeliest locations: word, log alpha and log p(word)."""
     found = []
     for features, captions in zip(*batch, strict=True):
         rows = []
@@ -197,57 +214,96 @@ def words_by_image(decoder: AttentionDecoder, batch: Batch) -> list[list[tuple[i
             if length < 1:
                 continue
             state = decoder.init_state(features[None], 1, argmax)
-            log_s = log_y = 0.0
+            steps = []
             for before, after in itertools.pairwise(caption[: length + 1]):
                 log_probs, alpha, location, state = decoder.step(before.view(1, 1), state)
-                log_s += float(alpha[0, 0, location[0, 0]].log().detach())
-                log_y += float(log_probs[0, 0, after].detach())
-            rows.append((length, log_s, log_y))
+                log_alpha, log_prob = alpha[0, 0, location[0, 0]].log(), log_probs[0, 0, after]
+                steps.append((int(after), log_alpha.item(), log_prob.item()))
+            rows.append(steps)
         found.append(rows)
     return found
 
 
-def test_the_baseline_is_taken_off_once_per_word(decoder: AttentionDecoder, likeliest: None) -> None:
+@pytest.mark.parametrize("estimator", ["paper", "per_word"])
+def test_the_baseline_is_taken_off_once_per_word(decoder: AttentionDecoder, estimator: str, likeliest: None) -> None:
     """And it is the one from before the batch: what a reward is compared with may not depend on its draw."""
-    config = HardAttentionConfig(reinforce=0.5, entropy=0.0, baseline_decay=0.0, sampling=1.0)
+    config = HardAttentionConfig(estimator, 0.5, 0.0, baseline_decay=0.0, sampling=1.0)  # type: ignore[arg-type]
     batch = two_images()
     losses = []
-    for baseline in (0.0, -1.5):
-        objective = HardAttention(PAD, 0.0, config)
-        objective.baseline.fill_(baseline)
-        losses.append(float(objective(decoder, batch).loss.detach()))
-    captions = [caption for image in words_by_image(decoder, batch) for caption in image]
-    words = sum(length for length, _, _ in captions)
-    expected = 0.5 * -1.5 * sum(length * log_s for length, log_s, _ in captions) / words
-    assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-6)
+    baselines = torch.linspace(-1, -3, 7) if estimator == "per_word" else torch.full((7,), -1.5)
+    for scale in (0.0, 1.0):
+        objective = make_objective(config)
+        objective.baseline.copy_(scale * (baselines if estimator == "per_word" else baselines[0]))
+        losses.append(objective(decoder, batch).loss.item())
+    captions = [caption for image in captions_by_image(decoder, batch) for caption in image]
+    expected = 0.0
+    for caption in captions:
+        for t, (_, log_alpha, _) in enumerate(caption):
+            rewarded = caption[t:] if estimator == "per_word" else caption
+            expected += 0.5 * log_alpha * sum(float(baselines[word]) for word, _, _ in rewarded)
+    assert losses[1] - losses[0] == pytest.approx(expected / sum(map(len, captions)), rel=1e-6)
 
 
 def test_the_baseline_counts_sampled_words_alone(
     decoder: AttentionDecoder, likeliest: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = HardAttention(PAD, 0.0, HardAttentionConfig(baseline_decay=0.0, sampling=0.5))
+    objective = make_objective(HardAttentionConfig(baseline_decay=0.0, sampling=0.5))
     batch = two_images()
     coins = torch.tensor([[0.1], [0.9]])  # the first image is sampled, the second is not
     monkeypatch.setattr(torch, "rand", lambda *size, **_: coins)
     objective(decoder, batch)
-    first, _ = words_by_image(decoder, batch)
-    assert float(objective.baseline) == pytest.approx(sum(y for *_, y in first) / sum(n for n, *_ in first), rel=1e-5)
+    first, _ = captions_by_image(decoder, batch)
+    log_probs = [log_prob for caption in first for _, _, log_prob in caption]
+    assert float(objective.baseline) == pytest.approx(sum(log_probs) / len(log_probs), rel=1e-5)
     before = objective.baseline.clone()
     coins = torch.full((2, 1), 0.9)
     objective(decoder, batch)
     assert torch.equal(objective.baseline, before)
 
 
+def test_every_word_has_a_baseline_of_its_own(decoder: AttentionDecoder, likeliest: None) -> None:
+    config = HardAttentionConfig("per_word", baseline_decay=0.75, sampling=1.0)
+    objective, batch = make_objective(config), two_images()
+    objective(decoder, batch)
+    steps = [step for image in captions_by_image(decoder, batch) for caption in image for step in caption]
+    for token in range(7):
+        said = [log_prob for word, _, log_prob in steps if word == token]
+        expected = -math.log(7) * 0.75 + 0.25 * sum(said) / len(said) if said else -math.log(7)
+        assert float(objective.baseline[token]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sampling_rises_to_its_probability(decoder: AttentionDecoder) -> None:
+    torch.manual_seed(0)
+    decoder.float()
+    config = HardAttentionConfig(sampling=0.8, sampling_warmup=0.5)
+    objective = make_objective(config, steps=20)
+    batch = Batch(torch.randn(400, CELLS, 4), TOKENS.expand(400, -1, -1))
+    shares = []
+    forward = decoder.forward
+
+    def spy(*arguments: object) -> DecoderOutput:
+        output = forward(*arguments)  # type: ignore[arg-type]
+        shares.append((output.location[:, 0, 0] >= 0).float().mean().item())
+        return output
+
+    decoder.forward = spy  # type: ignore[method-assign, assignment]
+    for _ in range(13):
+        objective(decoder, batch)
+    assert shares[0] == 0
+    assert shares[5] == pytest.approx(0.4, abs=0.1)
+    assert shares[10:] == pytest.approx([0.8] * 3, abs=0.1)
+
+
 def test_the_baseline_follows_the_reward_of_sampled_words(decoder: AttentionDecoder, batch: Batch) -> None:
-    objective = HardAttention(PAD, 0.0, HardAttentionConfig(baseline_decay=0.9, sampling=1.0))
+    objective = make_objective(HardAttentionConfig(baseline_decay=0.9, sampling=1.0))
     one_word = Batch(batch.features, torch.tensor([[[BOS, 4]]]))
-    expected = 0.0
+    expected = -math.log(7)  # a guess
     for seed in range(5):
         torch.manual_seed(seed)
         reward = -objective(decoder, one_word).logs["cross_entropy"].item()
         expected = 0.9 * expected + 0.1 * reward
         assert float(objective.baseline) == pytest.approx(expected, rel=1e-5)
-    restored = HardAttention(PAD, 0.0, HardAttentionConfig())
+    restored = make_objective(HardAttentionConfig())
     restored.load_state_dict(objective.state_dict())
     assert torch.equal(restored.baseline, objective.baseline)
 
@@ -258,7 +314,7 @@ def test_the_doubly_stochastic_term_gets_its_gradient(decoder: AttentionDecoder,
     gradients = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        loss = HardAttention(PAD, weight, config)(decoder, batch).loss
+        loss = make_objective(config, weight)(decoder, batch).loss
         weight_of_energy = decoder.get_parameter("attention.score.energy.weight")
         gradients.append(torch.autograd.grad(loss, weight_of_energy)[0])
     # Without it, sampled locations and no REINFORCE teach the attention nothing.
@@ -269,8 +325,10 @@ def test_the_doubly_stochastic_term_gets_its_gradient(decoder: AttentionDecoder,
 def test_neither_batch_size_nor_padding_changes_the_weight_of_a_term(
     decoder: AttentionDecoder, batch: Batch, likeliest: None
 ) -> None:
+    config = HardAttentionConfig(reinforce=1.0, entropy=1.0, sampling=1.0)
+
     def loss(batch: Batch) -> float:
-        objective = HardAttention(PAD, 1.0, HardAttentionConfig(1.0, 1.0, sampling=1.0))
+        objective = make_objective(config, 1.0)
         return float(objective(decoder, batch).loss.detach())
 
     once = loss(batch)
