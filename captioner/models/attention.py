@@ -154,7 +154,7 @@ class Attention(nn.Module):
 
 
 class MeanContext(nn.Module):
-    """No attention: the mean of the features at every word, as a captioner that sees the whole image (Vinyals 2015)."""
+    """No attention: the mean of the features at every word, the baseline that says what looking is worth."""
 
     def prepare(self, features: Tensor) -> Tensor:
         """Mean feature (B, 1, D) of features (B, L, D)."""
