@@ -52,7 +52,7 @@ def test_the_model_looks_elsewhere_for_other_words(captioner: Captioner) -> None
         caption = captioner.caption(EXAMPLES / f"{name}.jpg")
         maps = caption.attention.reshape(len(caption.words), -1)
         apart = np.abs(maps[:, None] - maps[None]).sum(-1) / 2  # total variation, 0..1
-        assert apart.max() > 0.3, name
+        assert apart.max() > 0.2, name
 
 
 @pytest.mark.parametrize("beam", [1, 3])
@@ -176,4 +176,4 @@ def test_the_bundled_hard_model_is_one() -> None:
         assert {"man", "person", "woman"} & set(caption.words), context
         maps = caption.attention.reshape(len(caption.words), -1)
         apart = np.abs(maps[:, None] - maps[None]).sum(-1) / 2  # total variation, 0..1
-        assert apart.max() > 0.3, context
+        assert apart.max() > 0.2, context
