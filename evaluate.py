@@ -7,11 +7,13 @@ import logging
 import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from captioner.config import DecodingOptions, Recipe
 from captioner.data.annotations import read_split
 from captioner.errors import CaptionerError
+from captioner.metrics.attention import entropy, movement
 from captioner.metrics.bleu import bleu
 from captioner.pipeline import BUNDLED, Captioner
 from captioner.vocabulary import tokenize
@@ -58,13 +60,19 @@ def evaluate(options: argparse.Namespace) -> None:
     images = read_split(Recipe.read(options.data).data, options.split)
     captioner = Captioner.load(options.checkpoint, options.device)
     stream = captioner.caption_many((image.path for image in images), decoding)
-    hypotheses = [caption.words for caption in tqdm(stream, total=len(images), unit="photo", disable=None)]
+    hypotheses, bits, moved = [], [], []
+    for caption in tqdm(stream, total=len(images), unit="photo", disable=None):
+        hypotheses.append(caption.words)
+        bits.append(entropy(caption.attention))
+        moved.append(movement(caption.attention))
     references = [[tokenize(caption) for caption in image.captions] for image in images]
     print(f"{options.split} split of {options.data.stem}: {len(images)} photos")
     print(f"beam {decoding.beam_size}, context: {decoding.context}")
     print(f"protocol: {PROTOCOL}")
     for order, score in enumerate(bleu(references, hypotheses), 1):
         print(f"BLEU-{order}  {score:5.2f}")
+    print(f"attention: {np.mean(bits):.2f} of {np.log2(captioner.model.encoder.grid**2):.2f} bits, ", end="")
+    print(f"{np.mean(moved):.2f} of it elsewhere for another word")
 
 
 if __name__ == "__main__":

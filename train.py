@@ -66,7 +66,9 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
     train_images, dev_images = read_split(recipe.data, "train"), read_split(recipe.data, "dev")
     if options.resume:
         model, vocabulary = load_checkpoint(folder / "last")
-        changes = differences(read_config(folder / "last")["notes"]["recipe"], recipe.to_dict())
+        # Read as a recipe, so that a setting which is newer than the run has its default.
+        before = Recipe.from_dict(read_config(folder / "last")["notes"]["recipe"])
+        changes = differences(before.to_dict(), recipe.to_dict())
         if changes:
             raise CaptionerError(f"{options.recipe}: not the recipe {folder} was started with: {'; '.join(changes)}")
     else:

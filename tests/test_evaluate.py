@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def test_scores_are_printed_with_their_protocol(recipe: Path, capsys: pytest.Cap
     assert "tokenised, lower case" in output
     for order in (1, 2, 3, 4):
         assert f"BLEU-{order}" in output
+    bits, elsewhere = re.findall(r"attention: ([\d.]+) of 7\.17 bits, ([\d.]+) of it elsewhere", output)[0]
+    assert 0 < float(bits) < 7.17
+    assert 0 < float(elsewhere) < 1
 
 
 def test_a_wrong_split_is_one_clear_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

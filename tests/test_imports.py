@@ -22,6 +22,7 @@ ORDER = [
     "data.annotations",
     "data.features",
     "data.dataset",
+    "metrics.attention",
     "metrics.bleu",
     "training.objective",
     "training.cross_entropy",
