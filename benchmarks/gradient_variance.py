@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED.with_name("flickr8k-hard"))
     parser.add_argument("--data", type=Path, default=ROOT / "recipes" / "flickr8k-hard.toml", metavar="RECIPE")
     parser.add_argument("--photos", type=int, default=32, metavar="N", help="in the batch (default: 32)")
-    parser.add_argument("--draws", type=int, default=100, metavar="N", help="gradients per row (default: 100)")
+    parser.add_argument("--draws", type=int, default=50, metavar="N", help="gradients per row (default: 50)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
