@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Variance of the REINFORCE gradient, with and without a baseline.")
     parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED.with_name("flickr8k-hard"))
     parser.add_argument("--data", type=Path, default=ROOT / "recipes" / "flickr8k-hard.toml", metavar="RECIPE")
-    parser.add_argument("--photos", type=int, default=32, metavar="N", help="in the batch (default: 32)")
+    parser.add_argument("--photos", type=int, default=16, metavar="N", help="in the batch (default: 16)")
     parser.add_argument("--draws", type=int, default=50, metavar="N", help="gradients per row (default: 50)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
@@ -68,26 +68,28 @@ def measure(options: argparse.Namespace) -> None:
     untrained.expect_words(data.word_counts(len(vocabulary)))
     untrained.to(device)
     print(f"{options.photos} photos, {options.draws} gradients a row")
-    print("| decoder | estimator | baseline b | variance | against none | squared length of the mean |")
-    print("|---|---|---|---|---|---|")
+    print("| decoder | estimator | baseline b | variance | against none |")
+    print("|---|---|---|---|---|")
     for name, decoder in (("untrained", untrained), ("trained", model.decoder)):
         reference = None
         for estimator, settled in (("paper", False), ("paper", True), ("per_word", True)):
             config = HardAttentionConfig(estimator, reinforce=1.0, entropy=0.0, sampling=1.0)  # type: ignore[arg-type]
             objective = HardAttention(vocabulary.pad, len(vocabulary), 0.0, config, steps=0).to(device)
-            objective.baseline.zero_()
-            with torch.no_grad():
+            if settled:
                 # On other photos: in training, too, a baseline knows nothing of the batch it serves.
-                for other in others * SETTLING if settled else []:
-                    objective(decoder, other)
-            variance, length = spread(decoder, objective, batch, options.draws)
+                with torch.no_grad():
+                    for other in others * SETTLING:
+                        objective(decoder, other)
+            else:
+                objective.baseline.zero_()
+            variance = gradient_variance(decoder, objective, batch, options.draws)
             reference = reference or variance
             label = "none" if not settled else "average" if estimator == "paper" else "average of each word"
-            print(f"| {name} | {estimator} | {label} | {variance:.3g} | {variance / reference:.3f} | {length:.3g} |")
+            print(f"| {name} | {estimator} | {label} | {variance:.3g} | {variance / reference:.4f} |", flush=True)
 
 
-def spread(decoder: AttentionDecoder, objective: HardAttention, batch: Batch, draws: int) -> tuple[float, float]:
-    """Variance summed over parameters, and the squared length of the mean gradient without what noise adds to it."""
+def gradient_variance(decoder: AttentionDecoder, objective: HardAttention, batch: Batch, draws: int) -> float:
+    """Variance of the gradient over draws of locations, summed over parameters."""
     torch.manual_seed(0)
     parameters = [p for p in decoder.parameters() if p.requires_grad]
     mean = [torch.zeros_like(p, dtype=torch.double) for p in parameters]
@@ -100,8 +102,7 @@ def spread(decoder: AttentionDecoder, objective: HardAttention, batch: Batch, dr
             step = gradient - total
             total += step / count
             squares += _dot(step, gradient - total)  # Welford's
-    variance = float(squares) / (draws - 1)
-    return variance, float(sum(_dot(total, total) for total in mean)) - variance / draws
+    return float(squares) / (draws - 1)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -115,7 +116,9 @@ def test_an_interruption_keeps_the_rows_written(tmp_path: Path) -> None:
         noise_photo(index, 640, 480).save(folder / f"{index}.jpg")
     output = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "captioner", "caption", str(folder), "--output", str(output)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A test run in the background would hand down that interruptions are ignored.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while not (output.exists() and output.stat().st_size):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
