@@ -27,8 +27,8 @@ from captioner.visualization import filmstrip, word_overlays  # noqa: E402
 SAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 CHECKPOINTS = {"Soft": BUNDLED, "Hard": BUNDLED.with_name("flickr8k-hard")}
 SIGHTS = {
-    "The likeliest cell": DecodingOptions(context="argmax"),
-    "A cell drawn at random": DecodingOptions(context="sample"),
+    "Likeliest cell": DecodingOptions(context="argmax"),
+    "Drawn cell": DecodingOptions(context="sample"),
     "All cells": DecodingOptions(context="expectation"),
 }
 
@@ -109,7 +109,7 @@ def choose_model() -> tuple[Path, DecodingOptions]:
         sight = st.segmented_control(
             "Hard attention sees",
             list(SIGHTS),
-            default="The likeliest cell",
+            default="Likeliest cell",
             required=True,
             disabled=kind == "Soft",
             key="sight",

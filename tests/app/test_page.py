@@ -58,7 +58,7 @@ def test_hard_attention_is_one_click_away(page: AppTest) -> None:
     hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
     photo = EXAMPLES / "photographer.jpg"
     assert f">{hard.caption(photo, DecodingOptions(context='argmax')).text}.<" in html(page)
-    page.segmented_control(key="sight").set_value("A cell drawn at random").run()
+    page.segmented_control(key="sight").set_value("Drawn cell").run()
     drawn = html(page)
     next(button for button in page.button if button.label == "Draw again").click().run()
     assert html(page) != drawn
@@ -67,7 +67,7 @@ def test_hard_attention_is_one_click_away(page: AppTest) -> None:
     assert html(page) == soft
     # What was chosen for hard attention is still there when it comes back.
     page.segmented_control(key="attention").set_value("Hard").run()
-    assert page.segmented_control(key="sight").value == "A cell drawn at random"
+    assert page.segmented_control(key="sight").value == "Drawn cell"
     assert not page.exception
 
 
