@@ -76,6 +76,8 @@ def page(server: str, browser: Browser) -> Iterator[Page]:
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(server)
     expect(page.get_by_role("heading", name="Show, Attend and Tell")).to_be_visible(timeout=60_000)
+    # On a busy machine a click can come before the page is whole, and is lost.
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible(timeout=60_000)
     yield page
     page.close()
     assert strangers == []
