@@ -56,7 +56,11 @@ def measure(options: argparse.Namespace) -> None:
     recipe = Recipe.read(options.data)
     model, vocabulary = load_checkpoint(options.checkpoint)
     model.to(device)
+    if options.photos < 1 or options.draws < 2:
+        raise CaptionerError(f"--photos {options.photos} --draws {options.draws}: at least 1 and 2 are needed")
     images = read_split(recipe.data, "train")[: (1 + OTHERS) * options.photos]
+    if len(images) <= options.photos:
+        raise CaptionerError(f"{options.data}: {len(images)} train photos leave none besides --photos {options.photos}")
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore.build(Path(folder), [image.path for image in images], model.encoder, device)
         data = CaptionDataset(images, [store], vocabulary, recipe.data.max_length)

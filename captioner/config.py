@@ -1,98 +1,18 @@
-"""Settings as frozen dataclasses: what a checkpoint stores and what a recipe file says.
-
-Every class turns into plain JSON values with `to_dict` and back with `from_dict`, which refuses
-unknown names and wrong types; impossible values are refused on construction. All faults of one
-class are reported together.
-"""
+"""Settings: what a checkpoint stores and what a recipe file says."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
 
 from captioner.errors import CaptionerError
-
-
-def _matches(value: Any, annotation: Any) -> bool:
-    """Whether a JSON or TOML value is one the annotated field can hold."""
-    origin = typing.get_origin(annotation)
-    if origin is types.UnionType:
-        return any(_matches(value, option) for option in typing.get_args(annotation))
-    if origin is typing.Literal:
-        return value in typing.get_args(annotation)
-    if origin is tuple:
-        items = typing.get_args(annotation)
-        return isinstance(value, tuple) and len(value) == len(items) and all(map(_matches, value, items))
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, annotation)
-
-
-class _Config:
-    """JSON round trip and checking, shared by every settings class."""
-
-    def __post_init__(self) -> None:
-        annotations = typing.get_type_hints(type(self))
-        faults = [
-            f"{name} = {getattr(self, name)!r} is not {annotation}"
-            for name, annotation in annotations.items()
-            if not _matches(getattr(self, name), annotation)
-        ]
-        # Values are compared only once their types are known to be right.
-        faults = faults or list(self._faults())
-        if faults:
-            raise CaptionerError(f"{type(self).__name__}: " + "; ".join(faults))
-
-    def _faults(self) -> typing.Iterator[str]:
-        yield from ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values that JSON can hold."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        """Build the settings from plain values.
-
-        Raises
-        ------
-        CaptionerError
-            If a name is unknown or missing, or a value is of the wrong type or out of range.
-        """
-        if not isinstance(values, dict):
-            raise CaptionerError(f"{cls.__name__}: expected a table of settings, found {values!r}")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - set(fields))
-        if unknown:
-            raise CaptionerError(f"{cls.__name__}: unknown setting {', '.join(unknown)}; known are {', '.join(fields)}")
-        absent = [
-            name
-            for name, f in fields.items()
-            if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        if absent:
-            raise CaptionerError(f"{cls.__name__}: missing setting {', '.join(absent)}")
-        hints = typing.get_type_hints(cls)
-        built = {}
-        for name, value in values.items():
-            if isinstance(hints[name], type) and issubclass(hints[name], _Config):
-                value = hints[name].from_dict(value)
-            elif isinstance(value, list):
-                value = tuple(value)
-            built[name] = value
-        return cls(**built)
+from captioner.settings import Settings
 
 
 @dataclass(frozen=True)
-class PreprocessingConfig(_Config):
+class PreprocessingConfig(Settings):
     """How an upright RGB photo becomes the square that an encoder sees.
 
     Parameters
@@ -119,7 +39,7 @@ class PreprocessingConfig(_Config):
 
 
 @dataclass(frozen=True)
-class EncoderConfig(_Config):
+class EncoderConfig(Settings):
     """Which network looks at the photo, and how finely.
 
     Parameters
@@ -152,7 +72,7 @@ class EncoderConfig(_Config):
 
 
 @dataclass(frozen=True)
-class DecoderConfig(_Config):
+class DecoderConfig(Settings):
     """Kind and sizes of the attention LSTM (Xu et al. 2015, section 3.1).
 
     Parameters
@@ -187,7 +107,7 @@ class DecoderConfig(_Config):
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Config):
+class ModelConfig(Settings):
     """Everything needed to rebuild a model around its weights."""
 
     encoder: EncoderConfig
@@ -200,7 +120,7 @@ class ModelConfig(_Config):
 
 
 @dataclass(frozen=True)
-class DataConfig(_Config):
+class DataConfig(Settings):
     """Where captioned photos are and what is kept of their captions.
 
     Parameters
@@ -231,7 +151,7 @@ class DataConfig(_Config):
 
 
 @dataclass(frozen=True)
-class DecodingOptions(_Config):
+class DecodingOptions(Settings):
     """How words are searched for.
 
     Parameters
@@ -268,7 +188,7 @@ class DecodingOptions(_Config):
 
 
 @dataclass(frozen=True)
-class HardAttentionConfig(_Config):
+class HardAttentionConfig(Settings):
     """How hard attention is trained; see `captioner.training.hard_attention`.
 
     Parameters
@@ -308,7 +228,7 @@ class HardAttentionConfig(_Config):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Config):
+class TrainConfig(Settings):
     """How a decoder is trained.
 
     Parameters
@@ -370,7 +290,7 @@ class TrainConfig(_Config):
 
 
 @dataclass(frozen=True)
-class Recipe(_Config):
+class Recipe(Settings):
     """A whole training run, as committed in `recipes/`."""
 
     data: DataConfig

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "captioner"
 # Each room may import only from rooms above it.
 ORDER = [
     "errors",
+    "settings",
     "config",
     "prefetch",
     "vocabulary",
