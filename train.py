@@ -14,19 +14,20 @@ import torch
 from captioner.checkpoint import load_checkpoint, read_config
 from captioner.config import ModelConfig, Recipe
 from captioner.data.annotations import CaptionedImage, read_split
-from captioner.data.dataset import CaptionDataset
-from captioner.data.features import FeatureStore, fingerprint
+from captioner.data.dataset import CaptionDataset, Source
+from captioner.data.features import FeatureStore, StoredViews, fingerprint
+from captioner.data.photos import Photos
 from captioner.errors import CaptionerError
-from captioner.metrics.bleu import bleu
 from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import choose_device, search
+from captioner.pipeline import choose_device
 from captioner.training.cross_entropy import CrossEntropy
+from captioner.training.distributed import join, leave
 from captioner.training.hard_attention import HardAttention
-from captioner.training.trainer import fit, steps_in
-from captioner.vocabulary import Vocabulary, tokenize
-
-_VALIDATION_BATCH = 64
+from captioner.training.self_critical import SelfCritical
+from captioner.training.trainer import RunStoppedError, Trainer, steps_in
+from captioner.training.validation import Validation
+from captioner.vocabulary import Vocabulary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,81 +46,121 @@ def main(arguments: list[str] | None = None) -> int:
         if options.seed is not None:
             recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=options.seed))
         train(recipe, options)
+    except RunStoppedError as stopped:
+        print(f"train.py: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
     except CaptionerError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train.py: interrupted; go on with --resume", file=sys.stderr)
         return 130
+    finally:
+        leave()
     return 0
 
 
 def train(recipe: Recipe, options: argparse.Namespace) -> None:
     """Build everything the recipe names, and fit."""
     folder = options.output or Path("runs") / options.recipe.stem
-    device = choose_device(options.device)
+    device = join(choose_device(options.device))
     if (folder / "last").exists() and not options.resume:
         raise CaptionerError(
             f"{folder}: holds a run already; add --resume to go on with it, or choose another --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
     train_images, dev_images = read_split(recipe.data, "train"), read_split(recipe.data, "dev")
-    if options.resume:
-        model, vocabulary = load_checkpoint(folder / "last")
-        # Read as a recipe, so that a setting which is newer than the run has its default.
-        before = Recipe.from_dict(read_config(folder / "last")["notes"]["recipe"])
-        changes = differences(before.to_dict(), recipe.to_dict())
-        if changes:
-            raise CaptionerError(f"{options.recipe}: not the recipe {folder} was started with: {'; '.join(changes)}")
-    else:
-        torch.manual_seed(recipe.train.seed)
-        encoder = ImageEncoder.pretrained(recipe.encoder)
-        vocabulary = Vocabulary.build((c for image in train_images for c in image.captions), recipe.data.min_count)
-        model = ShowAttendTell(ModelConfig(recipe.encoder, recipe.decoder, len(vocabulary)), encoder)
+    model, vocabulary = resumed(folder / "last", recipe, options) if options.resume else begun(recipe, train_images)
     model.to(device).encoder.to(memory_format=torch.channels_last)
     logging.info("%d photos to train on, %d for dev, %d words", len(train_images), len(dev_images), len(vocabulary))
     logging.info("%d parameters in the decoder", sum(p.numel() for p in model.decoder.parameters()))
+    precision = getattr(torch, recipe.train.precision)
 
-    def store(images: list[CaptionedImage], split: str, mirrored: bool = False) -> FeatureStore:
-        parts = [Path(recipe.data.root).name, split, *(["mirrored"] if mirrored else []), recipe.train.precision]
-        return FeatureStore.build(
-            options.cache / "-".join([*parts, fingerprint(model.encoder)[:12]]),
-            [image.path for image in images],
-            model.encoder,
-            device,
-            mirrored=mirrored,
-            precision=getattr(torch, recipe.train.precision),
-            label=f"{split} features" + ", mirrored" * mirrored,
+    def source(images: list[CaptionedImage], split: str, views: int) -> Source:
+        photos = Photos(images, model.encoder.preprocessing, recipe.data)
+        if recipe.train.features == "computed":
+            return photos
+        name = "-".join([Path(recipe.data.root).name, split, recipe.train.precision, fingerprint(model.encoder)[:12]])
+        return StoredViews(
+            [
+                FeatureStore.build(
+                    options.cache / (f"{name}-view{view}" if view else name),
+                    photos,
+                    model.encoder,
+                    device,
+                    view=view,
+                    precision=precision,
+                    label=f"{split} features" + f", view {view}" * bool(view),
+                )
+                for view in range(views)
+            ]
         )
 
-    views = [store(train_images, "train", mirrored) for mirrored in ([False, True] if recipe.data.mirror else [False])]
-    data = CaptionDataset(train_images, views, vocabulary, recipe.data.max_length)
-    if not options.resume:
-        model.decoder.expect_words(data.word_counts(len(vocabulary)))
-    dev_store = store(dev_images, "dev")
-    references = [[tokenize(caption) for caption in image.captions] for image in dev_images]
-
-    def validate() -> dict[str, float]:
-        hypotheses = []
-        for start in range(0, len(dev_store), _VALIDATION_BATCH):
-            rows = range(start, min(start + _VALIDATION_BATCH, len(dev_store)))
-            features = dev_store.read(rows).to(device).float()
-            hypotheses += [beam[0] for beam in search(model.decoder, features, vocabulary, recipe.decoding)]
-        words = [vocabulary.decode(hypothesis.tokens) for hypothesis in hypotheses]
-        return {f"bleu{n}": score for n, score in enumerate(bleu(references, words), 1)}
-
-    objective = build_objective(recipe, vocabulary, steps=steps_in(data, recipe.train)).to(device)
-    progress = fit(model, vocabulary, data, objective, validate, "bleu4", recipe, folder, options.resume)
-    logging.info(
-        "best: BLEU-4 %.2f on dev after epoch %d, in %s", progress.best_score, progress.best_epoch, folder / "best"
+    data = CaptionDataset(
+        train_images, source(train_images, "train", recipe.data.views), vocabulary, recipe.data.max_length
     )
+    if not options.resume and recipe.train.start is None:
+        model.decoder.expect_words(data.word_counts(len(vocabulary)))
+    validation = Validation(dev_images, source(dev_images, "dev", 1), vocabulary, recipe.decoding, precision)
+    objective = build_objective(recipe, vocabulary, data, train_images).to(device)
+    # Half a million captions as text are no longer needed.
+    del train_images
+    progress = Trainer(model, vocabulary, data, objective, validation, recipe, folder, options.resume).fit()
+    logging.info(
+        "best: %s %.2f on dev after epoch %d, in %s",
+        recipe.train.select_by, progress.best_score, progress.best_epoch, folder / "best",
+    )  # fmt: skip
 
 
-def build_objective(recipe: Recipe, vocabulary: Vocabulary, steps: int) -> CrossEntropy | HardAttention:
-    """Build what trains the recipe's kind of attention in a run of so many steps."""
+def begun(recipe: Recipe, images: list[CaptionedImage]) -> tuple[ShowAttendTell, Vocabulary]:
+    """Model and words of a run that begins: those of the recipe's `start`, or fresh ones."""
+    if recipe.train.start is None:
+        torch.manual_seed(recipe.train.seed)
+        encoder = ImageEncoder.pretrained(recipe.encoder)
+        vocabulary = Vocabulary.build((c for image in images for c in image.captions), recipe.data.min_count)
+        return ShowAttendTell(ModelConfig(recipe.encoder, recipe.decoder, len(vocabulary)), encoder), vocabulary
+    model, vocabulary = load_checkpoint(Path(recipe.train.start))
+    wanted = {"encoder": recipe.encoder.to_dict(), "decoder": recipe.decoder.to_dict()}
+    found = {"encoder": model.config.encoder.to_dict(), "decoder": model.config.decoder.to_dict()}
+    # What a recipe leaves to the encoder, a checkpoint has filled in; and its weights are its own.
+    wanted["encoder"] = {**found["encoder"], **{k: v for k, v in wanted["encoder"].items() if v is not None}}
+    wanted["encoder"]["weights"] = found["encoder"]["weights"]
+    # Dropout is no part of the weights.
+    for name in ("dropout", "feature_dropout"):
+        found["decoder"][name] = wanted["decoder"][name]
+    changes = differences(found, wanted)
+    if changes:
+        raise CaptionerError(f"start = {recipe.train.start!r} is another model than the recipe's: {'; '.join(changes)}")
+    started = ShowAttendTell(dataclasses.replace(model.config, decoder=recipe.decoder), model.encoder)
+    started.decoder.load_state_dict(model.decoder.state_dict())
+    return started, vocabulary
+
+
+def resumed(checkpoint: Path, recipe: Recipe, options: argparse.Namespace) -> tuple[ShowAttendTell, Vocabulary]:
+    """Model and words of a run that goes on, which must be under the recipe it began with."""
+    model, vocabulary = load_checkpoint(checkpoint)
+    # Read as a recipe, so that a setting which is newer than the run has its default.
+    before = Recipe.from_dict(read_config(checkpoint)["notes"]["recipe"])
+    changes = differences(before.to_dict(), recipe.to_dict())
+    if changes:
+        raise CaptionerError(
+            f"{options.recipe}: not the recipe {checkpoint.parent} was started with: {'; '.join(changes)}"
+        )
+    return model, vocabulary
+
+
+def build_objective(
+    recipe: Recipe, vocabulary: Vocabulary, data: CaptionDataset, images: list[CaptionedImage]
+) -> CrossEntropy | HardAttention | SelfCritical:
+    """Build what the recipe trains by."""
     config = recipe.train
+    if config.objective == "self_critical":
+        references = [image.captions for image in images]
+        length = recipe.decoding.max_length
+        return SelfCritical(vocabulary, references, config.doubly_stochastic, config.self_critical, length)
     if recipe.decoder.attention == "hard":
-        return HardAttention(vocabulary.pad, len(vocabulary), config.doubly_stochastic, config.hard_attention, steps)
+        batches = steps_in(data, config) * config.accumulate
+        return HardAttention(vocabulary.pad, len(vocabulary), config.doubly_stochastic, config.hard_attention, batches)
     return CrossEntropy(vocabulary.pad, config.doubly_stochastic)
 
 

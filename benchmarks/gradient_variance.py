@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captioner.checkpoint import load_checkpoint
-from captioner.config import HardAttentionConfig, Recipe
+from captioner.config import DataConfig, HardAttentionConfig, Recipe
 from captioner.data.annotations import read_split
 from captioner.data.dataset import Batch, CaptionDataset
-from captioner.data.features import FeatureStore
+from captioner.data.photos import Photos
 from captioner.errors import CaptionerError
 from captioner.models.decoder import AttentionDecoder
 from captioner.pipeline import BUNDLED, choose_device
@@ -61,12 +60,17 @@ def measure(options: argparse.Namespace) -> None:
     images = read_split(recipe.data, "train")[: (1 + OTHERS) * options.photos]
     if len(images) <= options.photos:
         raise CaptionerError(f"{options.data}: {len(images)} train photos leave none besides --photos {options.photos}")
-    with tempfile.TemporaryDirectory() as folder:
-        store = FeatureStore.build(Path(folder), [image.path for image in images], model.encoder, device)
-        data = CaptionDataset(images, [store], vocabulary, recipe.data.max_length)
-        rows = range(len(images))
-        batches = [data.batch(rows[i : i + options.photos], epoch=0) for i in rows[:: options.photos]]
-    batch, *others = (Batch(batch.features.to(device).float(), batch.tokens.to(device)) for batch in batches)
+    photos = Photos(images, model.encoder.preprocessing, DataConfig(recipe.data.root))
+    data = CaptionDataset(images, photos, vocabulary, recipe.data.max_length)
+
+    def load(rows: range) -> Batch:
+        batch = data.batch(rows, epoch=0)
+        with torch.no_grad():
+            features = model.features(batch.features.to(device))
+        return batch._replace(features=features, tokens=batch.tokens.to(device))
+
+    rows = range(len(images))
+    batch, *others = (load(rows[start : start + options.photos]) for start in rows[:: options.photos])
     torch.manual_seed(0)
     untrained = AttentionDecoder(model.decoder.config, model.encoder.feature_dim, len(vocabulary)).eval()
     untrained.expect_words(data.word_counts(len(vocabulary)))

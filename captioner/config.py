@@ -135,6 +135,11 @@ class DataConfig(Settings):
         Training captions are cut after so many words; references never are.
     mirror : bool
         Train on every photo and its mirror image by turns, unless its captions tell left from right.
+    crop : float
+        Largest share of a photo's width, and of its height, cut off at random in all views but the first.
+    views : int
+        Views of every photo that are stored as features, one an epoch by turns: the first is the photo as it is,
+        the others are mirrored or cropped. Features that are computed as they are needed have a new view every epoch.
     """
 
     root: str
@@ -142,12 +147,15 @@ class DataConfig(Settings):
     min_count: int = 5
     max_length: int = 25
     mirror: bool = False
+    crop: float = 0.0
+    views: int = 1
 
     def _faults(self) -> typing.Iterator[str]:
-        if self.min_count < 1:
-            yield f"min_count = {self.min_count} must be at least 1"
-        if self.max_length < 1:
-            yield f"max_length = {self.max_length} must be at least 1"
+        for name in ("min_count", "max_length", "views"):
+            if getattr(self, name) < 1:
+                yield f"{name} = {getattr(self, name)} must be at least 1"
+        if not 0 <= self.crop <= 0.9:
+            yield f"crop = {self.crop} must lie in 0..0.9"
 
 
 @dataclass(frozen=True)
@@ -228,15 +236,43 @@ class HardAttentionConfig(Settings):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Settings):
-    """How a decoder is trained.
+class SelfCriticalConfig(Settings):
+    """How captions are rewarded; see `captioner.training.self_critical`.
 
     Parameters
     ----------
+    samples : int
+        Captions drawn for each photo.
+    baseline : {"others", "greedy"}
+        What a caption's reward is measured against: the mean reward of the photo's other samples, or the reward of the
+        caption that greedy search finds.
+    """
+
+    samples: int = 5
+    baseline: typing.Literal["others", "greedy"] = "others"
+
+    def _faults(self) -> typing.Iterator[str]:
+        least = 2 if self.baseline == "others" else 1
+        if self.samples < least:
+            yield f"samples = {self.samples} must be at least {least} with baseline = {self.baseline!r}"
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """How a model is trained.
+
+    Parameters
+    ----------
+    objective : {"cross_entropy", "self_critical"}
+        Likelihood of the true captions (a bound on it if the attention is hard), or CIDEr-D of the model's own.
+    start : str, optional
+        Checkpoint whose weights and words the run starts from; fresh ones if not given.
     epochs : int
         Passes over the train split, and the length of the learning-rate schedule.
     images_per_batch : int
-        Photos in a step; each brings all its captions.
+        Photos in a step, over all processes; each brings all its captions.
+    accumulate : int
+        Parts a process computes its share of a step in, one after the other, to save memory.
     learning_rate : float
         Peak of a linear warm-up followed by a cosine to zero.
     warmup : float
@@ -247,36 +283,56 @@ class TrainConfig(Settings):
         Largest global gradient norm.
     doubly_stochastic : float
         Weight of the attention regulariser (section 4.2.1; scaling in `captioner.training.objective`).
+    select_by : {"bleu4", "cider"}
+        Score on dev by which the best epoch is chosen.
     patience : int
-        Epochs without a better BLEU-4 on dev before training stops.
-    precision : {"float32", "bfloat16"}
-        Arithmetic of the encoder and of the decoder's forward pass; weights stay float32.
+        Epochs without a better score on dev before training stops.
+    precision : {"float32", "bfloat16", "float16"}
+        Arithmetic of the encoder and of the decoder's forward pass; weights stay float32. float16, with its loss
+        scaled, is for GPUs without bfloat16.
+    features : {"stored", "computed"}
+        Computed once and kept on disk, or by the encoder in every step.
+    fine_tune_from : int, optional
+        Train the encoder too, from this stage on: a stage begins where the map of features is halved, so stage 4 is
+        what works at a 16th of the photo's size or less. Needs features = "computed".
+    encoder_learning_rate : float
+        Peak learning rate of what is trained of the encoder.
     checkpoint_steps : int
         Steps between two resumable checkpoints, besides the one after each epoch.
     seed : int
         Of weights, batches, dropout and sampled locations.
     hard_attention : HardAttentionConfig
         Read only if the decoder's attention is hard.
+    self_critical : SelfCriticalConfig
+        Read only if that is the objective.
     """
 
+    objective: typing.Literal["cross_entropy", "self_critical"] = "cross_entropy"
+    start: str | None = None
     epochs: int = 10
     images_per_batch: int = 32
+    accumulate: int = 1
     learning_rate: float = 2e-3
     warmup: float = 0.1
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
     doubly_stochastic: float = 1.0
+    select_by: typing.Literal["bleu4", "cider"] = "bleu4"
     patience: int = 3
-    precision: typing.Literal["float32", "bfloat16"] = "bfloat16"
+    precision: typing.Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    features: typing.Literal["stored", "computed"] = "stored"
+    fine_tune_from: int | None = None
+    encoder_learning_rate: float = 1e-4
     checkpoint_steps: int = 200
     seed: int = 0
     hard_attention: HardAttentionConfig = field(default_factory=HardAttentionConfig)
+    self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
 
     def _faults(self) -> typing.Iterator[str]:
-        for name in ("epochs", "images_per_batch", "patience", "checkpoint_steps"):
+        for name in ("epochs", "images_per_batch", "accumulate", "patience", "checkpoint_steps"):
             if getattr(self, name) < 1:
                 yield f"{name} = {getattr(self, name)} must be at least 1"
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "encoder_learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 yield f"{name} = {getattr(self, name)} must be positive"
         for name in ("weight_decay", "doubly_stochastic"):
@@ -287,6 +343,10 @@ class TrainConfig(Settings):
             yield f"seed = {self.seed} must lie in 0..2^40, 2^40 excluded"
         if not 0 <= self.warmup < 1:
             yield f"warmup = {self.warmup} must lie in 0..1, 1 excluded"
+        if self.fine_tune_from is not None and self.features != "computed":
+            yield f"fine_tune_from = {self.fine_tune_from} needs features = 'computed', not {self.features!r}"
+        if self.objective == "self_critical" and self.start is None:
+            yield "objective = 'self_critical' needs start, a checkpoint trained with 'cross_entropy'"
 
 
 @dataclass(frozen=True)

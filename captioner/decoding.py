@@ -1,4 +1,4 @@
-"""Searching for words: greedy and beam search, vectorised over images x beams.
+"""Searching for words: greedy, beam search and sampling, vectorised over images x beams.
 
 Nothing here knows a model: a search needs a state that can reorder its rows and a function that takes
 one step, so tests hand it a toy whose probabilities are known.
@@ -141,6 +141,61 @@ def greedy_search(
             )
         )
     return found
+
+
+class SampledCaptions(NamedTuple):
+    """Captions drawn word by word from a model's distribution.
+
+    Attributes
+    ----------
+    tokens : Tensor
+        (B, K, T) int64: words, `eos` where the caption ended by itself, then `pad`.
+    log_probs : Tensor
+        (B, K, T), of each token given those before it, 0 on padding; gradients flow through them.
+    alpha : Tensor
+        (B, K, T, L), the distribution of where each token was looked for.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    alpha: Tensor
+
+
+def sample_captions(
+    step: Step[State],
+    state: State,
+    shape: tuple[int, int],
+    special: SpecialTokens,
+    max_length: int,
+    device: torch.device,
+) -> SampledCaptions:
+    """Draw every word from the model's distribution, of which the words never generated are no part.
+
+    Parameters
+    ----------
+    step, state
+        A model and its start, with K equal rows per image.
+    shape : (int, int)
+        B and K.
+    special, device
+        As for `greedy_search`.
+    max_length : int
+        Most words a caption may have; one that is cut has no `eos`.
+    """
+    token = torch.full(shape, special.bos, device=device)
+    ended = torch.zeros(shape, dtype=torch.bool, device=device)
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    for t in range(max_length):
+        all_log_probs, alpha, _, state = step(token, state)
+        possible = torch.log_softmax(_mask(all_log_probs, special, first=t == 0), -1)
+        drawn = torch.multinomial(possible.detach().exp().flatten(0, 1), 1).view(shape)
+        log_prob = possible.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+        token = drawn.masked_fill(ended, special.pad)
+        steps.append((token, log_prob.masked_fill(ended, 0.0), alpha))
+        ended = ended | (token == special.eos)
+        if ended.all():
+            break
+    return SampledCaptions(*(torch.stack(part, 2) for part in zip(*steps, strict=True)))
 
 
 @torch.inference_mode()

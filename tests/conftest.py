@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from captioner.config import DecoderConfig, EncoderConfig, ModelConfig
+from captioner.data.dataset import Batch, Totals
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import Captioner
 from captioner.vocabulary import Vocabulary
@@ -32,6 +33,13 @@ def tiny_model(vocabulary: Vocabulary) -> ShowAttendTell:
     torch.manual_seed(0)
     encoder = EncoderConfig("squeezenet1_1", weights="none", input_size=64)
     return ShowAttendTell(ModelConfig(encoder, DecoderConfig(12, 16, 8), len(vocabulary))).eval()
+
+
+def whole_batch(features: torch.Tensor, tokens: torch.Tensor, pad: int = 0) -> Batch:
+    """A step in one batch."""
+    real = tokens[:, :, 1:] != pad
+    totals = Totals(len(tokens), int(real.any(2).sum()), int(real.sum()))
+    return Batch(features, tokens, totals, tuple(range(len(tokens))))
 
 
 def noise_photo(seed: int, width: int = 80, height: int = 60) -> Image.Image:

@@ -5,19 +5,36 @@ Shapes: B images, K captions per image, T words, L grid locations, D feature cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from captioner.data.annotations import CaptionedImage
-from captioner.data.features import FeatureStore
 from captioner.vocabulary import Vocabulary, tokenize
 
 # Batches sorted by length together: long enough to pay, short enough to keep the order random.
 _BATCHES_PER_BUCKET = 20
-_SIDES = {"left", "right"}
+
+
+class Totals(NamedTuple):
+    """What sums over a step are divided by to give its means.
+
+    A batch may be a share of a step, computed by one of several processes or in one of several parts. Its sums are
+    divided by the totals of the whole step, so that the shares' losses and gradients add up to those of the whole.
+
+    Attributes
+    ----------
+    images, captions, words : float
+        Photos, captions and targets in the step; divided by the number of processes where these are averaged.
+    """
+
+    images: float
+    captions: float
+    words: float
 
 
 class Batch(NamedTuple):
@@ -26,65 +43,108 @@ class Batch(NamedTuple):
     Attributes
     ----------
     features : Tensor
-        (B, L, D).
+        (B, L, D) features, or the pixels (B, 3, S, S) uint8 to compute them of.
     tokens : Tensor
         (B, K, T + 1) int64: `bos`, words, `eos`, then `pad`; a photo with fewer captions than K has
         rows of nothing but `pad`.
+    totals : Totals
+        Of the step.
+    rows : tuple of int
+        Which photos of the data set these are.
     """
 
     features: Tensor
     tokens: Tensor
+    totals: Totals
+    rows: tuple[int, ...]
+
+
+class Source(Protocol):
+    """Where the features of a data set's photos come from, or the pixels to compute them of."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Sequence[int], epoch: int) -> Tensor:
+        """Return features (B, L, D), or pixels (B, 3, S, S) uint8, of the given photos in this epoch."""
 
 
 class CaptionDataset:
-    """Features and encoded captions of the same photos.
+    """Photos and their captions as numbers.
+
+    The captions lie in one array, so that half a million of them take tens of megabytes.
 
     Parameters
     ----------
     images : sequence of CaptionedImage
         Whose captions are the targets.
-    views : sequence of FeatureStore
-        Rows in the same order: first the photos themselves, then, if wanted, their mirror images. A photo is seen
-        in one view an epoch, by turns; one whose captions tell left from right only as it is.
+    source : Source
+        Rows in the same order.
     vocabulary : Vocabulary
     max_length : int
         Captions are cut after so many words; a cut one has no `eos`, for it did not end there.
     """
 
     def __init__(
-        self, images: Sequence[CaptionedImage], views: Sequence[FeatureStore], vocabulary: Vocabulary, max_length: int
+        self, images: Sequence[CaptionedImage], source: Source, vocabulary: Vocabulary, max_length: int
     ) -> None:
-        for view in views:
-            if len(images) != len(view):
-                raise ValueError(f"{len(images)} captioned images but features of {len(view)}")
-        self.views = views
-        self.sided = [any(_SIDES & set(tokenize(c)) for c in image.captions) for image in images]
+        if len(images) != len(source):
+            raise ValueError(f"{len(images)} captioned images but features of {len(source)}")
+        self.source = source
+        self.names = [image.path.name for image in images]
         self.pad = vocabulary.pad
-        self.captions = [[_encode(c, vocabulary, max_length) for c in image.captions] for image in images]
-        self.lengths = [max(map(len, captions)) for captions in self.captions]
+        sizes: list[int] = []
+
+        def encoded() -> Iterator[list[int]]:
+            for image in images:
+                for caption in image.captions:
+                    tokens = _encode(caption, vocabulary, max_length)
+                    sizes.append(len(tokens))
+                    yield tokens
+
+        self._tokens = np.fromiter(chain.from_iterable(encoded()), np.int32)
+        self._starts = np.cumsum([0, *sizes])  # of every caption's tokens
+        self._first = np.cumsum([0, *(len(image.captions) for image in images)])  # of every image's captions
+        self.lengths: list[int] = np.maximum.reduceat(np.diff(self._starts), self._first[:-1]).tolist()
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self.names)
+
+    def captions(self, row: int) -> list[list[int]]:
+        """Return the encoded captions of a photo, `bos` first."""
+        return [
+            self._tokens[self._starts[number] : self._starts[number + 1]].tolist()
+            for number in range(self._first[row], self._first[row + 1])
+        ]
 
     def word_counts(self, vocabulary_size: int) -> Tensor:
         """How often each token is a target, over all captions: (V,)."""
-        targets = [token for captions in self.captions for caption in captions for token in caption[1:]]
-        return torch.bincount(torch.tensor(targets), minlength=vocabulary_size)
+        counts = np.bincount(self._tokens, minlength=vocabulary_size)
+        # Every token is a target but the first of each caption.
+        first = np.bincount(self._tokens[self._starts[:-1]], minlength=vocabulary_size)
+        return torch.from_numpy(counts - first)
 
-    def batch(self, rows: Sequence[int], epoch: int) -> Batch:
-        """Put the given photos together, in the views of this epoch."""
-        captions = [self.captions[row] for row in rows]
+    def totals(self, rows: Sequence[int], processes: int = 1) -> Totals:
+        """Count a whole step's photos, captions and targets, per process."""
+        first, last = self._first[list(rows)], self._first[np.asarray(rows) + 1]
+        captions = int((last - first).sum())
+        words = int((self._starts[last] - self._starts[first]).sum()) - captions
+        return Totals(len(rows) / processes, captions / processes, words / processes)
+
+    def batch(self, rows: Sequence[int], epoch: int, totals: Totals | None = None) -> Batch:
+        """Put the given photos together, as they are seen in this epoch.
+
+        Parameters
+        ----------
+        totals : Totals, optional
+            Of the step that this is a share of; its own if not given.
+        """
+        captions = [self.captions(row) for row in rows]
         height, width = max(map(len, captions)), max(self.lengths[row] for row in rows)
         tokens = torch.full((len(rows), height, width), self.pad)
         for image, image_captions in enumerate(captions):
-            for row, caption in enumerate(image_captions):
-                tokens[image, row, : len(caption)] = torch.tensor(caption)
-        features = torch.empty(len(rows), *self.views[0].shape[1:], dtype=torch.half)
-        views = [0 if self.sided[row] else (row + epoch) % len(self.views) for row in rows]
-        for number, view in enumerate(self.views):
-            places = [place for place, its_view in enumerate(views) if its_view == number]
-            features[places] = view.read([rows[place] for place in places])
-        return Batch(features, tokens)
+            for place, caption in enumerate(image_captions):
+                tokens[image, place, : len(caption)] = torch.tensor(caption)
+        return Batch(self.source.read(rows, epoch), tokens, totals or self.totals(rows), tuple(rows))
 
 
 def _encode(caption: str, vocabulary: Vocabulary, max_length: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Encoder features on disk: computed once, memory-mapped ever after.
+"""Encoder features on disk: computed once, read row by row ever after.
 
 A store is a folder of two files: `index.json` says whose features these are, and `features.f16` holds
 them, (N, L, D) little-endian half floats, row after row. Rows are only ever appended, so an interrupted
@@ -7,10 +7,13 @@ store goes on where its file ends.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from captioner.data.photos import Photos
 from captioner.errors import DatasetError
-from captioner.images import load_image, preprocess
 from captioner.models.encoder import ImageEncoder
 from captioner.prefetch import map_ahead
 
-_INDEX, _FEATURES = "index.json", "features.f16"
+_INDEX, _FEATURES, _LOCK = "index.json", "features.f16", "lock"
 _BATCH = 32
 
 
@@ -35,7 +38,9 @@ def fingerprint(encoder: ImageEncoder) -> str:
     del settings["encoder"]["weights"]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        # Checkpoints keep matrices in half precision; the features of one are those of the other.
+        kept = tensor.half() if tensor.dim() >= 2 else tensor
+        digest.update(name.encode() + kept.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -59,39 +64,46 @@ class FeatureStore:
         size = (folder / _FEATURES).stat().st_size if (folder / _FEATURES).exists() else 0
         if size != 2 * int(np.prod(self.shape)):
             raise DatasetError(f"{folder}: the feature store is not finished; build it again to go on with it")
-        self._rows = np.memmap(folder / _FEATURES, dtype="<f2", mode="r", shape=self.shape)
+        self._file = (folder / _FEATURES).open("rb", buffering=0)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Copy the given rows out of the file: (B, L, D) float16."""
-        return torch.from_numpy(self._rows[list(rows)])
+        found = np.empty((len(rows), *self.shape[1:]), "<f2")
+        for row, place in zip(rows, found, strict=True):
+            # Not a memory map, whose pages count as the process's own: memory would grow with the store.
+            if os.preadv(self._file.fileno(), [place.data], row * place.nbytes) != place.nbytes:
+                raise DatasetError(f"{self._file.name}: cut short while it was read; build it again")
+        return torch.from_numpy(found)
 
     @classmethod
     def build(
         cls,
         folder: Path,
-        images: Sequence[Path],
+        photos: Photos,
         encoder: ImageEncoder,
         device: torch.device,
         *,
-        mirrored: bool = False,
+        view: int = 0,
         precision: torch.dtype = torch.float32,
         label: str = "features",
     ) -> FeatureStore:
         """Open the store of these photos, computing what it lacks.
 
+        One process computes; others that want the same store wait for it.
+
         Parameters
         ----------
         folder : Path
             Made if absent.
-        images : sequence of Path
-            In the order of the rows; photos are told apart by their file names and sizes.
+        photos : Photos
+            In the order of the rows; they are told apart by their file names and sizes.
         encoder : ImageEncoder
             On `device`.
-        mirrored : bool
-            Swap left and right before the encoder sees a photo.
+        view : int
+            Which view of every photo.
         precision : torch.dtype
             Arithmetic of the encoder, by autocast unless it is float32.
         label : str
@@ -107,40 +119,72 @@ class FeatureStore:
         index = {
             "fingerprint": fingerprint(encoder),
             "encoder": encoder.config.to_dict(),
-            "mirrored": mirrored,
+            "view": photos.describe(view),
             "precision": str(precision).removeprefix("torch."),
             "shape": [encoder.grid**2, encoder.feature_dim],
-            "images": [[path.name, path.stat().st_size] for path in images],
+            "images": [[path.name, path.stat().st_size] for path in photos.paths],
         }
-        if (folder / _INDEX).exists():
-            _refuse_other(folder, _read_index(folder), index)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / f"{_INDEX}.partial"
-            partial.write_text(json.dumps(index))
-            os.replace(partial, folder / _INDEX)
-        row_bytes = 2 * encoder.grid**2 * encoder.feature_dim
-        path = folder / _FEATURES
-        done = path.stat().st_size // row_bytes if path.exists() else 0
-        if done < len(images):
-            with path.open("ab") as file:
-                file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
-                bar = tqdm(total=len(images), initial=done, desc=label)
-                with bar, torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                    _append(file, images[done:], encoder, device, mirrored, bar)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if (folder / _INDEX).exists():
+                _refuse_other(folder, _read_index(folder), index)
+            else:
+                whole = folder / f"{_INDEX}.partial"
+                whole.write_text(json.dumps(index))
+                os.replace(whole, folder / _INDEX)
+            row_bytes = 2 * encoder.grid**2 * encoder.feature_dim
+            path = folder / _FEATURES
+            done = path.stat().st_size // row_bytes if path.exists() else 0
+            if done < len(photos):
+                with path.open("ab") as file:
+                    file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
+                    bar = tqdm(total=len(photos), initial=done, desc=label)
+                    with bar, torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                        _append(file, photos, done, view, encoder, device, bar)
         return cls(folder)
+
+
+class StoredViews:
+    """Stores of several views of the same photos, of which an epoch sees one of each photo, by turns.
+
+    Parameters
+    ----------
+    views : sequence of FeatureStore
+        Rows in the same order.
+    """
+
+    def __init__(self, views: Sequence[FeatureStore]) -> None:
+        if len({len(view) for view in views}) != 1:
+            raise ValueError(f"views of {sorted({len(view) for view in views})} photos")
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def read(self, rows: Sequence[int], epoch: int) -> Tensor:
+        """Copy the given rows, each out of its view of this epoch: (B, L, D) float16."""
+        features = torch.empty(len(rows), *self.views[0].shape[1:], dtype=torch.half)
+        for number, view in enumerate(self.views):
+            places = [place for place, row in enumerate(rows) if (row + epoch) % len(self.views) == number]
+            features[places] = view.read([rows[place] for place in places])
+        return features
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time build a store; the lock goes with the process, however it ends."""
+    with (folder / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @torch.inference_mode()
 def _append(
-    file: Any, images: Sequence[Path], encoder: ImageEncoder, device: torch.device, mirrored: bool, bar: Any
+    file: Any, photos: Photos, done: int, view: int, encoder: ImageEncoder, device: torch.device, bar: Any
 ) -> None:
-    def pixels(path: Path) -> Tensor:
-        upright = preprocess(load_image(path), encoder.preprocessing)
-        return upright.flip(-1) if mirrored else upright
-
     batch: list[Tensor] = []
-    for tensor in map_ahead(pixels, images, workers=2, ahead=2 * _BATCH):
+    pixels = partial(photos.pixels, view=view)
+    for tensor in map_ahead(pixels, range(done, len(photos)), workers=2, ahead=2 * _BATCH):
         batch.append(tensor)
         bar.update()
         if len(batch) == _BATCH:
@@ -162,7 +206,7 @@ def _write(file: Any, features: Tensor) -> None:
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads((folder / _INDEX).read_text())
-        return {key: index[key] for key in ("fingerprint", "encoder", "mirrored", "precision", "shape", "images")}
+        return {key: index[key] for key in ("fingerprint", "encoder", "view", "precision", "shape", "images")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{folder}: not a feature store ({error}); delete it, or choose another folder") from error
 
@@ -174,7 +218,7 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
             f"{folder}: made by another encoder or with other weights or preprocessing ({found['encoder']}, not "
             f"{wanted['encoder']}); delete it, or choose another folder"
         )
-    for key in ("mirrored", "precision"):
+    for key in ("view", "precision"):
         if found[key] != wanted[key]:
             raise DatasetError(
                 f"{folder}: made with {key} = {found[key]}, not {wanted[key]}; delete it, or choose another folder"

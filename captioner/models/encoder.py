@@ -6,10 +6,12 @@ Shapes: B batch, S input side, D feature channels, L = rows x columns grid locat
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import safetensors.torch
 import timm
@@ -43,7 +45,9 @@ class Backbone:
 
 
 class ImageEncoder(nn.Module):
-    """A frozen pretrained CNN as a grid of feature vectors (Xu et al. 2015, section 3.1.1).
+    """A pretrained CNN as a grid of feature vectors (Xu et al. 2015, section 3.1.1).
+
+    It is frozen unless `fine_tune` is called.
 
     Parameters
     ----------
@@ -88,10 +92,39 @@ class ImageEncoder(nn.Module):
         return encoder
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """Stay in evaluation mode whatever is asked: frozen means that BatchNorm statistics stay too."""
+        """Stay in evaluation mode whatever is asked: BatchNorm keeps its statistics, fine-tuned or not."""
         return super().train(False)
 
-    @torch.no_grad()
+    def fine_tune(self, stage: int) -> list[nn.Parameter]:
+        """Let the encoder be trained from a stage on; what comes before it stays frozen.
+
+        Parameters
+        ----------
+        stage : int
+            Stage k begins where the map of features shrinks to 1 / 2^k of the photo's side; a dilated last stage keeps
+            the number it has without dilation. A ResNet's `layer3` and `layer4` are stages 4 and 5.
+
+        Returns
+        -------
+        list of Parameter
+            What is trained.
+
+        Raises
+        ------
+        CaptionerError
+            If the network has no such stage.
+        """
+        # Of a network of its own, for dilation hides where the last stage begins.
+        stages = _stages(_backbone(self.config.name).network.eval(), self.config.input_size or 0)
+        if not 1 <= stage <= max(stages.values()):
+            raise CaptionerError(
+                f"fine_tune_from = {stage}: encoder {self.config.name} has stages 1 to {max(stages.values())}"
+            )
+        chosen = [p for name, p in self.network.named_parameters() if stages.get(name, 0) >= stage]
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        return chosen
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the feature grid of a batch.
 
@@ -273,6 +306,31 @@ def _fit_grid(network: nn.Module, config: EncoderConfig, native_size: int) -> tu
         f"encoder {config.name}: grid = {config.grid} cannot be had from input_size = {size}, which gives {grid} x "
         f"{grid}; set input_size = {better}, or leave input_size or grid out"
     )
+
+
+def _stages(network: nn.Module, size: int) -> dict[str, int]:
+    """Stage of every parameter that a forward pass meets: how often the map has been halved by then."""
+    _, grid = _measure(network, size)
+    stages: dict[str, int] = {}
+    reached = 0
+
+    def record(prefix: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal reached
+        # Squeeze-and-excite convolutions see a single cell, which is no halving.
+        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] >= grid:
+            reached = max(reached, round(math.log2(size / output.shape[-1])))
+        for name, _ in module.named_parameters(recurse=False):
+            stages[f"{prefix}.{name}"] = reached
+
+    hooks = [
+        module.register_forward_hook(partial(record, prefix))
+        for prefix, module in network.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    _measure(network, size)
+    for hook in hooks:
+        hook.remove()
+    return stages
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from captioner.config import ModelConfig
 from captioner.models.decoder import AttentionDecoder
@@ -25,3 +26,7 @@ class ShowAttendTell(nn.Module):
         self.encoder = encoder or ImageEncoder(config.encoder)
         self.config = ModelConfig(self.encoder.config, config.decoder, config.vocabulary_size)
         self.decoder = AttentionDecoder(config.decoder, self.encoder.feature_dim, config.vocabulary_size)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Features (B, L, D): given ones as they are, of pixels (B, 3, S, S) uint8 by the encoder."""
+        return self.encoder(inputs) if inputs.dtype == torch.uint8 else inputs  # type: ignore[no-any-return]

@@ -30,7 +30,7 @@ class CrossEntropy(nn.Module):
         targets = batch.tokens[:, :, 1:]
         real = targets != self.pad
         output = decoder(batch.features, batch.tokens[:, :, :-1])
-        cross_entropy = -word_log_probs(output.logits, targets, real).sum() / real.sum()
-        coverage = doubly_stochastic_term(output.alpha, real)
+        cross_entropy = -word_log_probs(output.logits, targets, real).sum() / batch.totals.words
+        coverage = doubly_stochastic_term(output.alpha, real, batch.totals.captions)
         loss = cross_entropy + self.doubly_stochastic * coverage
         return LossOutput(loss, {"cross_entropy": cross_entropy, "doubly_stochastic": coverage})

@@ -11,6 +11,7 @@ from captioner.config import HardAttentionConfig
 from captioner.data.dataset import Batch
 from captioner.models.attention import EVERYWHERE, sample
 from captioner.models.decoder import AttentionDecoder
+from captioner.training.distributed import add_over_processes
 from captioner.training.objective import LossOutput, doubly_stochastic_term, word_log_probs
 
 
@@ -82,7 +83,7 @@ class HardAttention(nn.Module):
         """Rate the decoder by teacher forcing, and move the baseline on."""
         targets = batch.tokens[:, :, 1:]
         real = targets != self.pad  # (B, K, T)
-        words = real.sum()
+        words = batch.totals.words
         # One coin per image, for all its captions and words.
         sampled = torch.rand(len(targets), 1, device=targets.device) < self._sampling()
 
@@ -96,7 +97,7 @@ class HardAttention(nn.Module):
         reinforce = (advantage * _log_prob_of_locations(output.alpha, output.location, drawn)).sum() / words
         entropy = (_entropy(output.alpha) * real).sum() / words
         cross_entropy = -log_probs.sum() / words
-        coverage = doubly_stochastic_term(output.alpha, real)
+        coverage = doubly_stochastic_term(output.alpha, real, batch.totals.captions)
         loss = (
             cross_entropy
             - self.config.reinforce * reinforce
@@ -106,13 +107,7 @@ class HardAttention(nn.Module):
         # Only now: a baseline may not depend on what was drawn.
         self._update_baseline(log_probs.detach(), targets, drawn)
         self.step += 1
-        logs = {
-            "cross_entropy": cross_entropy,
-            "doubly_stochastic": coverage,
-            "entropy": entropy,
-            "baseline": self.baseline.mean(),
-        }
-        return LossOutput(loss, logs)
+        return LossOutput(loss, {"cross_entropy": cross_entropy, "doubly_stochastic": coverage, "entropy": entropy})
 
     def _sampling(self) -> float:
         """Probability that an image is sampled in this batch."""
@@ -132,6 +127,8 @@ class HardAttention(nn.Module):
         totals, counts = torch.zeros((2, self.baseline.numel()), dtype=log_probs.dtype, device=log_probs.device)
         totals.index_add_(0, word, log_probs[drawn])
         counts.index_add_(0, word, torch.ones_like(log_probs[drawn]))
+        add_over_processes(totals)
+        add_over_processes(counts)
         means = (totals / counts).view_as(self.baseline).to(self.baseline.dtype)
         moved = self.baseline.lerp(means, 1 - self.config.baseline_decay)
         self.baseline.copy_(torch.where(counts.view_as(self.baseline) > 0, moved, self.baseline))

@@ -18,7 +18,7 @@ from captioner.models.decoder import AttentionDecoder
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A loss to take the gradient of, and its parts to write down."""
+    """A loss to take the gradient of, and its parts to write down; like losses, these add up over a step's batches."""
 
     loss: Tensor
     logs: dict[str, Tensor]
@@ -28,7 +28,7 @@ class Objective(Protocol):
     """Rates a decoder on a batch; usually a module, whose buffers are what it remembers between batches."""
 
     def __call__(self, decoder: AttentionDecoder, batch: Batch) -> LossOutput:
-        """Return the mean loss over the batch; nothing in it may depend on the batch's size."""
+        """Return the batch's share of the step's mean loss: sums over the batch, divided by `batch.totals`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
@@ -60,7 +60,7 @@ def word_log_probs(logits: Tensor, targets: Tensor, real: Tensor) -> Tensor:
     return torch.zeros(real.shape, dtype=dtype, device=real.device).masked_scatter(real, found)
 
 
-def doubly_stochastic_term(alpha: Tensor, real: Tensor) -> Tensor:
+def doubly_stochastic_term(alpha: Tensor, real: Tensor, captions: float) -> Tensor:
     """Mean over captions and locations of (1 - sum_t alpha_ti)^2, equation 14.
 
     The paper sums over the L locations; the mean is 1/L of that, so that a weight keeps its meaning
@@ -72,6 +72,8 @@ def doubly_stochastic_term(alpha: Tensor, real: Tensor) -> Tensor:
         (B, K, T, L).
     real : Tensor
         (B, K, T) bool, False on padding, whose attention does not count.
+    captions : float
+        What the sum over captions is divided by.
     """
     looked = (alpha * real.unsqueeze(-1)).sum(2)  # (B, K, L)
-    return torch.square(1 - looked)[real.any(2)].mean()
+    return torch.square(1 - looked)[real.any(2)].sum() / (captions * alpha.shape[-1])

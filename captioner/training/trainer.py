@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import hashlib
+import logging
 import math
-import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from captioner.checkpoint import load_training_state, save_checkpoint
 from captioner.config import Recipe, TrainConfig
-from captioner.data.dataset import Batch, CaptionDataset, bucketed_batches
+from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
-from captioner.training.objective import Objective
+from captioner.training.distributed import add_over_processes, any_of_processes, processes, rank, share
+from captioner.training.objective import LossOutput, Objective
+from captioner.training.run_log import RunLog
 from captioner.vocabulary import Vocabulary
 
+log = logging.getLogger(__name__)
+
 _LOG_STEPS = 20
+_READERS = 4  # threads that read batches ahead; only decoding photos keeps more than one of them busy
 
 
 @dataclass
@@ -41,44 +48,18 @@ class Progress:
     best_epoch: int = 0
 
 
-class RunLog:
-    """Scalars of a run, to `metrics.jsonl` and to TensorBoard beside it.
+class RunStoppedError(CaptionerError):
+    """The run was asked to stop, and has saved what it had.
 
-    Parameters
+    Attributes
     ----------
-    folder : Path
-        Of the run.
-    step : int
-        Where the run stands; what an interrupted run wrote past it is dropped.
+    signal : int
+        What asked for it.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        path = folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        partial = folder / "metrics.jsonl.partial"
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
-
-    def write(self, step: int, **scalars: float) -> None:
-        """Write named scalars of one step."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        """Write out what is pending."""
-        self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
-
-
-def _whole_lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    # A line without its newline was torn by the kill; so is whatever follows it.
-    return [line.rstrip("\n") for line in path.open(encoding="utf-8") if line.endswith("}\n")]
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted, and saved; go on with --resume")
+        self.signal = number
 
 
 def steps_in(data: CaptionDataset, config: TrainConfig) -> int:
@@ -86,132 +67,233 @@ def steps_in(data: CaptionDataset, config: TrainConfig) -> int:
     return math.ceil(len(data) / config.images_per_batch) * config.epochs
 
 
-def fit(
-    model: ShowAttendTell,
-    vocabulary: Vocabulary,
-    data: CaptionDataset,
-    objective: Objective,
-    validate: Callable[[], dict[str, float]],
-    score: str,
-    recipe: Recipe,
-    folder: Path,
-    resume: bool,
-) -> Progress:
-    """Train the decoder until the epochs are over or the score on dev stops rising.
+class _Rated(nn.Module):
+    """A model under its objective, as one module for `DistributedDataParallel` to wrap."""
 
-    `folder` receives `last/`, which a resumed run starts from, `best/`, the half-precision checkpoint of
-    the best epoch, `metrics.jsonl` and TensorBoard's file.
+    def __init__(self, model: ShowAttendTell, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> LossOutput:
+        return self.objective(self.model.decoder, batch._replace(features=self.model.features(batch.features)))
+
+
+class Trainer:
+    """Trains a model until the epochs are over or the score on dev stops rising.
+
+    Every step draws its random numbers from a seed of its own, made of the run's, the step's and the process's numbers,
+    so that a resumed run needs no state of any generator.
 
     Parameters
     ----------
     model : ShowAttendTell
         On the device to train on; from `folder/last` if `resume`.
+    vocabulary : Vocabulary
+    data : CaptionDataset
+    objective : Objective
     validate : callable
         Scores the model on dev, named.
-    score : str
-        Which of these is to rise.
+    recipe : Recipe
+    folder : Path
+        Receives `last/`, which a resumed run starts from, `best/`, the half-precision checkpoint of the best epoch,
+        `metrics.jsonl` and TensorBoard's file.
     resume : bool
         Go on from `folder/last` exactly where it was written.
-
-    Raises
-    ------
-    CaptionerError
-        If the loss stops being finite.
     """
-    config = recipe.train
-    device = next(model.decoder.parameters()).device
-    optimizer = _optimizer(model.decoder, config)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config, steps_in(data, config)))
-    progress = Progress()
-    torch.manual_seed(config.seed)
-    if resume:
-        state = load_training_state(folder / "last")
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        objective.load_state_dict(state["objective"])
-        progress = Progress(**state["progress"])
-        _set_random_state(state["random"])
 
-    def save_last() -> None:
-        state = {
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "objective": objective.state_dict(),
-            "progress": dataclasses.asdict(progress),
-            "random": _random_state(),
-        }
-        save_checkpoint(folder / "last", model, vocabulary, training_state=state, notes={"recipe": recipe.to_dict()})
+    def __init__(
+        self,
+        model: ShowAttendTell,
+        vocabulary: Vocabulary,
+        data: CaptionDataset,
+        objective: Objective,
+        validate: Callable[[ShowAttendTell], dict[str, float]],
+        recipe: Recipe,
+        folder: Path,
+        resume: bool,
+    ) -> None:
+        config = recipe.train
+        self.model, self.vocabulary, self.data, self.objective = model, vocabulary, data, objective
+        self.validate, self.recipe, self.folder = validate, recipe, folder
+        self.device = next(model.decoder.parameters()).device
+        fine_tuned = [] if config.fine_tune_from is None else model.encoder.fine_tune(config.fine_tune_from)
+        self.parameters = [*model.decoder.parameters(), *fine_tuned]
+        self.optimizer = _optimizer(model.decoder, fine_tuned, config)
+        schedule = _schedule(config, steps_in(data, config))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.progress = Progress()
+        if resume:
+            state = load_training_state(folder / "last")
+            for name, part in self._stateful().items():
+                part.load_state_dict(state[name])
+            self.progress = Progress(**state["progress"])
+        self.rated: nn.Module = _Rated(model, objective)
+        if processes() > 1:
+            # Buffers are moving averages that all processes compute alike, and BatchNorm's frozen statistics.
+            self.rated = DistributedDataParallel(self.rated, broadcast_buffers=False)
 
-    log = RunLog(folder, progress.step)
-    while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
-        start = time.monotonic()
-        batches = bucketed_batches(data.lengths, config.images_per_batch, config.seed, progress.epoch)
-        model.train()
-        bar = tqdm(total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}/{config.epochs}")
+    def fit(self) -> Progress:
+        """Train.
+
+        Raises
+        ------
+        CaptionerError
+            If the loss stops being finite.
+        RunStoppedError
+            If a signal asked for it (SIGTERM, Ctrl-C); all is saved.
+        """
+        config, progress = self.recipe.train, self.progress
+        run_log = RunLog(self.folder, progress.step) if rank() == 0 else None
+        with _stop_requests() as requests, contextlib.closing(run_log) if run_log else contextlib.nullcontext():
+            while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
+                start, done = time.monotonic(), progress.batch
+                self.model.train()
+                for logs in self._epoch(requests):
+                    if run_log:
+                        run_log.write(progress.step, **logs)
+                seconds = time.monotonic() - start
+                rate = (progress.batch - done) * config.images_per_batch / seconds
+                self.model.eval()
+                scores = self.validate(self.model)
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+                shown = {f"dev/{name}": value for name, value in scores.items()}
+                if run_log:
+                    run_log.write(progress.step, epoch=progress.epoch, **shown, seconds=seconds, photos_per_second=rate)
+                    tqdm.write(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.2f}" for k, v in shown.items()))
+                if scores[config.select_by] > progress.best_score:
+                    progress.best_score, progress.best_epoch = scores[config.select_by], progress.epoch
+                    notes = {"recipe": self.recipe.to_dict(), "epoch": progress.epoch, "dev": scores}
+                    self._save("best", dtype=torch.float16, notes=notes)
+                self._save_last()
+        return progress
+
+    def _epoch(self, requests: list[int]) -> Iterator[dict[str, float]]:
+        """Go through what is left of an epoch, giving what to write down every few steps."""
+        config, progress = self.recipe.train, self.progress
+        batches = bucketed_batches(self.data.lengths, config.images_per_batch, config.seed, progress.epoch)
+        bar = tqdm(
+            total=len(batches),
+            initial=progress.batch,
+            desc=f"epoch {progress.epoch + 1}/{config.epochs}",
+            disable=rank() > 0,
+        )
         with bar:
-            read = partial(data.batch, epoch=progress.epoch)
-            for batch in map_ahead(read, batches[progress.batch :], workers=1, ahead=2):
-                logs = _step(model, batch, objective, optimizer, config, device)
-                scheduler.step()
+            for parts in map_ahead(self._read, batches[progress.batch :], workers=_READERS, ahead=2 * _READERS):
+                logs, stop = self._step(parts, requests)
                 progress.batch += 1
                 progress.step += 1
                 bar.update()
                 if progress.step % _LOG_STEPS == 0:
-                    scalars = {f"train/{name}": float(value) for name, value in logs.items()}
+                    scalars = self._mean_over_processes(logs)
                     bar.set_postfix(loss=f"{scalars['train/loss']:.3f}")
-                    log.write(progress.step, **scalars, learning_rate=float(scheduler.get_last_lr()[0]))
-                if progress.step % config.checkpoint_steps == 0 and progress.batch < len(batches):
-                    save_last()
-        seconds = time.monotonic() - start
-        model.eval()
-        scores = validate()
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        shown = {f"dev/{name}": value for name, value in scores.items()}
-        log.write(progress.step, epoch=progress.epoch, **shown, seconds=seconds)
-        tqdm.write(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.2f}" for k, v in shown.items()))
-        if scores[score] > progress.best_score:
-            progress.best_score, progress.best_epoch = scores[score], progress.epoch
-            notes = {"recipe": recipe.to_dict(), "epoch": progress.epoch, "dev": scores}
-            save_checkpoint(folder / "best", model, vocabulary, dtype=torch.float16, notes=notes)
-        save_last()
-    log.close()
-    return progress
+                    yield {**scalars, "learning_rate": float(self.scheduler.get_last_lr()[0])}
+                if stop or (progress.step % config.checkpoint_steps == 0 and progress.batch < len(batches)):
+                    self._save_last()
+                if stop:
+                    raise RunStoppedError(requests[0] if requests else signal.SIGTERM)
+
+    def _read(self, rows: list[int]) -> list[Batch]:
+        """Read this process's share of a step, in as many parts as it is computed in."""
+        totals = self.data.totals(rows, processes())
+        own = share(rows)
+        # A process whose share is empty must take its part in the exchange of gradients, with nothing to say.
+        shares = [own[part :: self.recipe.train.accumulate] for part in range(self.recipe.train.accumulate)]
+        parts = [self.data.batch(some, self.progress.epoch, totals) for some in shares if some]
+        if not parts:
+            parts = [self.data.batch(rows[:1], self.progress.epoch, Totals(math.inf, math.inf, math.inf))]
+        return parts
+
+    def _step(self, parts: Sequence[Batch], requests: Sequence[int]) -> tuple[dict[str, Tensor], bool]:
+        """Take one step.
+
+        Returns
+        -------
+        logs : dict of Tensor
+            This process's share of what is written down.
+        stop : bool
+            Whether a process was asked to stop.
+        """
+        config = self.recipe.train
+        dtype = getattr(torch, config.precision)
+        torch.manual_seed(_step_seed(config.seed, self.progress.step, rank()))
+        self.optimizer.zero_grad(set_to_none=True)
+        logs: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            # Gradients are exchanged once a step, with its last part.
+            held = isinstance(self.rated, DistributedDataParallel) and number < len(parts)
+            with self.rated.no_sync() if held else contextlib.nullcontext():  # type: ignore[operator]
+                features = part.features.to(self.device, non_blocking=True)
+                features = features if features.dtype == torch.uint8 else features.to(dtype)
+                with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                    output = self.rated(part._replace(features=features, tokens=part.tokens.to(self.device)))
+                self.scaler.scale(output.loss).backward()
+            for name, value in {"loss": output.loss, **output.logs}.items():
+                logs[name] = logs.get(name, 0) + value.detach()
+        self.scaler.unscale_(self.optimizer)
+        logs["gradient_norm"] = nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
+        stop, diverged = any_of_processes([bool(requests), self._diverged(logs)], self.device)
+        if diverged:
+            # Before it can reach the weights, and with them the next checkpoint.
+            raise CaptionerError(
+                f"step {self.progress.step + 1}: the loss is {float(logs['loss'])} and the gradient's norm "
+                f"{float(logs['gradient_norm'])} on a batch of {self._names(parts)}; training stopped, the last "
+                "checkpoint is intact. Lower learning_rate"
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return logs, stop
+
+    def _diverged(self, logs: dict[str, Tensor]) -> bool:
+        if self.scaler.is_enabled() and torch.isfinite(logs["loss"]):
+            # Gradients overflow now and then: such a step is left out and the scale lowered, as long as there is room.
+            return bool(self.scaler.get_scale() < 1)
+        return not bool(torch.isfinite(logs["loss"] + logs["gradient_norm"]))
+
+    def _names(self, parts: Sequence[Batch]) -> str:
+        names = [self.data.names[row] for part in parts for row in part.rows]
+        return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+    def _mean_over_processes(self, logs: dict[str, Tensor]) -> dict[str, float]:
+        values = torch.stack([value.float() for value in logs.values()])
+        add_over_processes(values)
+        return {f"train/{name}": value / processes() for name, value in zip(logs, values.tolist(), strict=True)}
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+            "objective": self.objective,
+        }
+
+    def _save_last(self) -> None:
+        state = {name: part.state_dict() for name, part in self._stateful().items()}
+        state["progress"] = dataclasses.asdict(self.progress)
+        self._save("last", training_state=state, notes={"recipe": self.recipe.to_dict()})
+
+    def _save(self, name: str, **content: Any) -> None:
+        if rank() == 0:
+            save_checkpoint(self.folder / name, self.model, self.vocabulary, **content)
 
 
-def _step(
-    model: ShowAttendTell,
-    batch: Batch,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    dtype = getattr(torch, config.precision)
-    batch = Batch(batch.features.to(device, dtype), batch.tokens.to(device))
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        output = objective(model.decoder, batch)
-    _require_finite(output.loss, "loss")
-    optimizer.zero_grad(set_to_none=True)
-    output.loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(model.decoder.parameters(), config.clip_norm)
-    # Before it can reach the weights, and with them the next checkpoint.
-    _require_finite(norm, "gradient's norm")
-    optimizer.step()
-    return {"loss": output.loss.detach(), **output.logs, "gradient_norm": norm}
-
-
-def _require_finite(value: Tensor, name: str) -> None:
-    if not torch.isfinite(value):
-        raise CaptionerError(
-            f"the {name} is {float(value)}; training stopped, the last checkpoint is intact. Lower learning_rate"
+def _optimizer(decoder: nn.Module, fine_tuned: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    groups = [
+        {
+            "params": [p for p in parameters if (p.dim() >= 2) == matrices],
+            "lr": learning_rate,
+            "weight_decay": config.weight_decay if matrices else 0.0,
+        }
+        for parameters, learning_rate in (
+            (list(decoder.parameters()), config.learning_rate),
+            (fine_tuned, config.encoder_learning_rate),
         )
-
-
-def _optimizer(decoder: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    matrices = [p for p in decoder.parameters() if p.dim() >= 2]
-    vectors = [p for p in decoder.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+        for matrices in (True, False)
+        if parameters
+    ]
+    return torch.optim.AdamW(groups)
 
 
 def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
@@ -226,12 +308,26 @@ def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _random_state() -> dict[str, Any]:
-    """State of every generator that training draws from."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+def _step_seed(seed: int, step: int, process: int) -> int:
+    digest = hashlib.sha256(f"{seed} {step} {process}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C instead of dying of them; a second one has its usual effect."""
+    requests: list[int] = []
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        requests.append(number)
+        signal.signal(number, before[number])
+        log.info("stopping after this step; once more to stop at once, and go on from the last checkpoint")
+
+    try:
+        for number in before:
+            signal.signal(number, request)
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,7 +8,8 @@ import torch
 from captioner.config import DataConfig, EncoderConfig
 from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, bucketed_batches
-from captioner.data.features import FeatureStore
+from captioner.data.features import FeatureStore, StoredViews
+from captioner.data.photos import Photos
 from captioner.models.encoder import ImageEncoder
 from captioner.vocabulary import Vocabulary
 
@@ -18,14 +19,15 @@ def dataset(flickr_folder: Path, tmp_path: Path) -> CaptionDataset:
     images = read_split(DataConfig(root=str(flickr_folder)), "dev")
     images[0] = CaptionedImage(images[0].path, ("A dog .", "A big unheard-of dog runs on grass ."))
     encoder = ImageEncoder(EncoderConfig("squeezenet1_1", weights="none", input_size=64))
-    store = FeatureStore.build(tmp_path / "store", [i.path for i in images], encoder, torch.device("cpu"))
+    photos = Photos(images, encoder.preprocessing, DataConfig(""))
+    store = FeatureStore.build(tmp_path / "store", photos, encoder, torch.device("cpu"))
     vocabulary = Vocabulary(["a", "dog", "big", "runs", "on", "grass"])
-    return CaptionDataset(images, [store], vocabulary, max_length=5)
+    return CaptionDataset(images, StoredViews([store]), vocabulary, max_length=5)
 
 
 def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -> None:
     batch = dataset.batch([0, 3], epoch=0)
-    assert torch.equal(batch.features, dataset.views[0].read([0, 3]))
+    assert torch.equal(batch.features, dataset.source.read([0, 3], 0))
     pad, bos, eos, unk, a, dog, big, runs = range(8)
     first = batch.tokens[0].tolist()
     assert first[0][:4] == [bos, a, dog, eos]
@@ -37,26 +39,23 @@ def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -
     assert (batch.tokens[0, 2:] == pad).all()
 
 
-def test_photos_are_seen_mirrored_every_other_epoch_unless_their_captions_name_a_side(
-    flickr_folder: Path, tmp_path: Path
-) -> None:
-    images = read_split(DataConfig(root=str(flickr_folder)), "dev")
-    images[2] = CaptionedImage(images[2].path, ("A dog .", "A dog on the Left ."))
-    encoder = ImageEncoder(EncoderConfig("squeezenet1_1", weights="none", input_size=64))
-    plain, mirrored = (
-        FeatureStore.build(
-            tmp_path / str(mirror), [i.path for i in images], encoder, torch.device("cpu"), mirrored=mirror
-        )
-        for mirror in (False, True)
-    )
-    dataset = CaptionDataset(images, [plain, mirrored], Vocabulary(["a", "dog"]), max_length=5)
-    rows = [3, 2, 0]
-    for epoch in range(4):
-        features = dataset.batch(rows, epoch).features
-        for row, found in zip(rows, features, strict=True):
-            view = plain if row == 2 or (row + epoch) % 2 == 0 else mirrored
-            assert torch.equal(found, view.read([row])[0])
-    assert not torch.equal(plain.read([0]), mirrored.read([0]))
+def test_captions_come_back_as_they_went_in(dataset: CaptionDataset) -> None:
+    pad, bos, eos, unk, a, dog, big, *_ = range(10)
+    assert dataset.captions(0) == [[bos, a, dog, eos], [bos, a, big, unk, dog, 7]]
+    assert len(dataset.captions(5)) == 5
+    assert all(caption[0] == bos for caption in dataset.captions(5))
+
+
+def test_shares_of_a_step_add_up_to_its_totals(dataset: CaptionDataset) -> None:
+    rows = [0, 3, 5, 1, 2]
+    whole = dataset.totals(rows)
+    batch = dataset.batch(rows, 0)
+    real = batch.tokens[:, :, 1:] != dataset.pad
+    assert batch.totals == whole == (5, int(real.any(2).sum()), int(real.sum()))
+    parts = [dataset.totals(rows[:2]), dataset.totals(rows[2:])]
+    assert tuple(map(sum, zip(*parts, strict=True))) == whole
+    assert dataset.totals(rows, processes=2) == tuple(total / 2 for total in whole)
+    assert dataset.batch(rows[:2], 0, whole).totals == whole
 
 
 def test_words_are_counted_as_targets(dataset: CaptionDataset) -> None:
@@ -67,7 +66,7 @@ def test_words_are_counted_as_targets(dataset: CaptionDataset) -> None:
     assert counts[big] == 1 + 5
     # All end but the first photo's second caption, which is cut.
     assert counts[eos] <= 1 + 5 * 5
-    assert counts.sum() == sum(len(caption) - 1 for captions in dataset.captions for caption in captions)
+    assert counts.sum() == sum(len(caption) - 1 for row in range(6) for caption in dataset.captions(row))
 
 
 def test_every_row_comes_once_and_the_order_depends_on_seed_and_epoch_alone() -> None:

@@ -17,6 +17,7 @@ from captioner.models.attention import argmax, expectation, sample
 from captioner.models.decoder import AttentionDecoder, DecoderOutput
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.hard_attention import HardAttention
+from tests.conftest import whole_batch
 
 PAD, BOS, EOS = 0, 1, 2
 CELLS, STEPS = 3, 3
@@ -43,7 +44,7 @@ def decoder() -> AttentionDecoder:
 @pytest.fixture
 def batch() -> Batch:
     features = torch.randn(1, CELLS, 4, dtype=torch.double, generator=torch.Generator().manual_seed(1))
-    return Batch(features, TOKENS)
+    return whole_batch(features, TOKENS)
 
 
 def make_objective(config: HardAttentionConfig, doubly_stochastic: float = 0.0, steps: int = 100) -> HardAttention:
@@ -86,7 +87,7 @@ def sampled_gradients(
 ) -> Tensor:
     """Gradients of the objective on batches of copies of one image: (BATCHES, parameters)."""
     torch.manual_seed(2)
-    copies = Batch(batch.features.expand(COPIES, -1, -1), batch.tokens.expand(COPIES, -1, -1))
+    copies = whole_batch(batch.features.expand(COPIES, -1, -1), batch.tokens.expand(COPIES, -1, -1))
     objective = make_objective(config)
     found = []
     for _ in range(BATCHES):
@@ -181,7 +182,7 @@ def test_coins_are_tossed_per_image_and_shared_by_its_captions(decoder: Attentio
 
     torch.manual_seed(0)
     spy = Spy(decoder.config, 4, 7)
-    batch = Batch(torch.randn(200, CELLS, 4), TOKENS.expand(200, -1, -1))
+    batch = whole_batch(torch.randn(200, CELLS, 4), TOKENS.expand(200, -1, -1))
     make_objective(HardAttentionConfig(sampling=0.3))(spy, batch)
     everywhere = (seen[0] == -1).flatten(1)  # (200, captions x steps)
     assert torch.equal(everywhere.all(1), everywhere.any(1))
@@ -198,7 +199,7 @@ PADDED = torch.tensor([[[BOS, 4, 5, EOS], [BOS, 6, EOS, PAD], [PAD] * 4], [[BOS,
 
 
 def two_images() -> Batch:
-    return Batch(torch.randn(2, CELLS, 4, dtype=torch.double, generator=torch.Generator().manual_seed(3)), PADDED)
+    return whole_batch(torch.randn(2, CELLS, 4, dtype=torch.double, generator=torch.Generator().manual_seed(3)), PADDED)
 
 
 Steps = list[tuple[int, float, float]]
@@ -277,7 +278,7 @@ def test_sampling_rises_to_its_probability(decoder: AttentionDecoder) -> None:
     decoder.float()
     config = HardAttentionConfig(sampling=0.8, sampling_warmup=0.5)
     objective = make_objective(config, steps=20)
-    batch = Batch(torch.randn(400, CELLS, 4), TOKENS.expand(400, -1, -1))
+    batch = whole_batch(torch.randn(400, CELLS, 4), TOKENS.expand(400, -1, -1))
     shares = []
     forward = decoder.forward
 
@@ -296,7 +297,7 @@ def test_sampling_rises_to_its_probability(decoder: AttentionDecoder) -> None:
 
 def test_the_baseline_follows_the_reward_of_sampled_words(decoder: AttentionDecoder, batch: Batch) -> None:
     objective = make_objective(HardAttentionConfig(baseline_decay=0.9, sampling=1.0))
-    one_word = Batch(batch.features, torch.tensor([[[BOS, 4]]]))
+    one_word = whole_batch(batch.features, torch.tensor([[[BOS, 4]]]))
     expected = -math.log(7)  # a guess
     for seed in range(5):
         torch.manual_seed(seed)
@@ -332,9 +333,9 @@ def test_neither_batch_size_nor_padding_changes_the_weight_of_a_term(
         return float(objective(decoder, batch).loss.detach())
 
     once = loss(batch)
-    assert loss(Batch(batch.features.expand(7, -1, -1), batch.tokens.expand(7, -1, -1))) == pytest.approx(once)
+    assert loss(whole_batch(batch.features.expand(7, -1, -1), batch.tokens.expand(7, -1, -1))) == pytest.approx(once)
     padded = torch.nn.functional.pad(batch.tokens, (0, 4), value=PAD)
-    assert loss(Batch(batch.features, padded)) == pytest.approx(once)
+    assert loss(whole_batch(batch.features, padded)) == pytest.approx(once)
 
 
 def test_samples_come_as_often_as_their_probability() -> None:

@@ -1,0 +1,88 @@
+"""Several processes training one model, as `torchrun` starts them: each computes its share of every step."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from captioner.errors import CaptionerError
+
+Item = TypeVar("Item")
+
+
+def join(device: torch.device) -> torch.device:
+    """Find the other processes, if `torchrun` started this one.
+
+    Returns
+    -------
+    device
+        The given one, or, of several GPUs, this process's own.
+
+    Raises
+    ------
+    CaptionerError
+        If there are more processes than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return device
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise CaptionerError(
+                f"--nproc-per-node asks for more processes than there are GPUs ({torch.cuda.device_count()})"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    # One process may compute features for hours while the others wait; torchrun ends them all if it dies.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=1))
+    return device
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return the number of this process; the one with number 0 writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def processes() -> int:
+    """Count the processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share(items: list[Item]) -> list[Item]:
+    """Take every n-th of the items, n being the number of processes; together the processes have them all."""
+    return items[rank() :: processes()]
+
+
+def gather(own: list[Item]) -> list[Item]:
+    """Undo `share`: on every process, all items in their order."""
+    if processes() == 1:
+        return own
+    parts: list[list[Item]] = [[] for _ in range(processes())]
+    dist.all_gather_object(parts, own)
+    return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
+
+
+def add_over_processes(tensor: Tensor) -> None:
+    """Add up, in place, what every process has."""
+    if processes() > 1:
+        dist.all_reduce(tensor)
+
+
+def any_of_processes(flags: list[bool], device: torch.device) -> list[bool]:
+    """Whether each of the flags is up in any process, so that all do the same."""
+    if processes() == 1:
+        return flags
+    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in tensor.tolist()]

@@ -1,0 +1,49 @@
+"""What a run writes down as it goes: `metrics.jsonl`, and TensorBoard's file beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class RunLog:
+    """Scalars of a run, to `metrics.jsonl` and to TensorBoard beside it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    step : int
+        Where the run stands; what an interrupted run wrote past it is dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        partial = folder / "metrics.jsonl.partial"
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, **scalars: float) -> None:
+        """Write named scalars of one step."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    # A line without its newline was torn by the kill; so is whatever follows it.
+    return [line.rstrip("\n") for line in path.open(encoding="utf-8") if line.endswith("}\n")]

@@ -1,0 +1,143 @@
+"""Self-critical sequence training: REINFORCE over words, rewarded by CIDEr-D (Rennie et al. 2017)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from captioner.config import DecodingOptions, SelfCriticalConfig
+from captioner.data.dataset import Batch
+from captioner.decoding import greedy_search, sample_captions
+from captioner.errors import DatasetError
+from captioner.metrics.cider import CiderReward
+from captioner.models.decoder import AttentionDecoder
+from captioner.training.objective import LossOutput, doubly_stochastic_term
+from captioner.vocabulary import Vocabulary, tokenize
+
+_CHECKED_IMAGES = 500
+
+
+class SelfCritical(nn.Module):
+    """Expected reward of the model's own captions, its gradient estimated from samples.
+
+    For captions w_1..w_K drawn for an image, the gradient of what is maximised is
+
+        1/K sum_k (r(w_k) - b_k) d log p(w_k),
+
+    averaged over images. r is CIDEr-D against the image's references, with document frequencies of the train split,
+    the end token counting as a word: without it captions that break off ("a man riding a") score best. b_k is the
+    mean reward of the other K - 1 samples, or the reward of the greedy caption (section 3.2); neither depends on w_k,
+    so the estimator is unbiased. The samples come from the network as it is trained, dropout included; the greedy
+    caption, as in captioning, without.
+
+    Attention is looked at through its expectation, under hard attention too.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+    references : sequence of sequence of str
+        Untouched captions of every photo of the train split, in the order of its rows.
+    doubly_stochastic : float
+        Weight of the attention regulariser, over the sampled captions.
+    config : SelfCriticalConfig
+    max_length : int
+        Most words of a sampled caption.
+
+    Raises
+    ------
+    DatasetError
+        If the reward tells the references of a photo no better than those of another: then the captions do not belong
+        to their photos.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        references: Sequence[Sequence[str]],
+        doubly_stochastic: float,
+        config: SelfCriticalConfig,
+        max_length: int,
+    ) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.doubly_stochastic = doubly_stochastic
+        self.config = config
+        self.max_length = max_length
+        numbers = {word: number for number, word in enumerate(vocabulary.words)}
+        # Words the model cannot say still count against it, so they have numbers too, past those of the vocabulary.
+        encoded = [
+            [[*(numbers.setdefault(w, len(numbers)) for w in tokenize(c)), vocabulary.eos] for c in captions]
+            for captions in references
+        ]
+        self.reward = CiderReward(encoded, len(numbers))
+        _check(self.reward, encoded)
+
+    def forward(self, decoder: AttentionDecoder, batch: Batch) -> LossOutput:
+        """Draw captions of the batch's photos, and rate them."""
+        images = len(batch.features)
+        shape = (images, self.config.samples)
+        state = decoder.init_state(batch.features, self.config.samples)
+        sampled = sample_captions(decoder.step, state, shape, self.vocabulary, self.max_length, batch.features.device)
+        rewards = self._rewards(batch.rows, sampled.tokens)
+        if self.config.baseline == "greedy":
+            baseline = self._rewards(batch.rows, self._greedy(decoder, batch.features))
+        else:
+            baseline = (rewards.sum(1, keepdim=True) - rewards) / (self.config.samples - 1)
+        captions = batch.totals.images * self.config.samples
+        log_probs = sampled.log_probs.sum(2)  # (B, K)
+        real = sampled.tokens != self.vocabulary.pad
+        coverage = doubly_stochastic_term(sampled.alpha, real, captions)
+        loss = -((rewards - baseline).to(log_probs) * log_probs).sum() / captions + self.doubly_stochastic * coverage
+        logs = {
+            "cider": 100 * rewards.sum() / captions,
+            "words": real.sum() / captions,
+            "doubly_stochastic": coverage,
+        }
+        return LossOutput(loss, logs)
+
+    def _rewards(self, rows: Sequence[int], tokens: Tensor) -> Tensor:
+        """CIDEr-D (B, K) of captions (B, K, T)."""
+        words = tokens.cpu().numpy()
+        lengths = (words != self.vocabulary.pad).sum(2)
+        return torch.from_numpy(self.reward.score(rows, words, lengths)).to(tokens.device)
+
+    @torch.no_grad()
+    def _greedy(self, decoder: AttentionDecoder, features: Tensor) -> Tensor:
+        """Captions (B, 1, T) as they are found by greedy search, with the end token where it came."""
+        training = decoder.training
+        decoder.eval()
+        options = DecodingOptions(beam_size=1, max_length=self.max_length)
+        found = greedy_search(
+            decoder.step, decoder.init_state(features), len(features), self.vocabulary, options, features.device
+        )
+        decoder.train(training)
+        captions = [[*h.tokens, self.vocabulary.eos] if h.ended else list(h.tokens) for h in found]
+        width = max(map(len, captions))
+        padded = [caption + [self.vocabulary.pad] * (width - len(caption)) for caption in captions]
+        return torch.tensor(padded, device=features.device).unsqueeze(1)
+
+
+def _check(reward: CiderReward, references: Sequence[Sequence[Sequence[int]]]) -> None:
+    """Make sure that references are rewarded for their own photos and not for others."""
+    draw = random.Random(0)
+    rows = draw.sample(range(len(references)), min(_CHECKED_IMAGES, len(references)))
+    captions = [references[row][0] for row in rows]
+    lengths = np.array([[len(caption)] for caption in captions])
+    words = np.zeros((len(rows), 1, lengths.max()), np.int64)
+    for place, caption in enumerate(captions):
+        words[place, 0, : len(caption)] = caption
+    given = np.array([len(references[row]) for row in rows])
+    with_itself = reward.score(rows, words, lengths)[:, 0]
+    itself = 10 * np.minimum(lengths[:, 0], 4) / 4  # what a caption earns against itself
+    several = given > 1
+    own = ((with_itself * given - itself)[several] / (given - 1)[several]).mean() if several.any() else np.inf
+    other = reward.score(rows[1:] + rows[:1], words, lengths).mean()
+    if own < 2 * other:
+        raise DatasetError(
+            f"a reference earns a CIDEr-D of {100 * own:.1f} from the others of its photo, and {100 * other:.1f} from "
+            "those of another photo; are the captions with their photos?"
+        )
