@@ -30,6 +30,7 @@ ORDER = [
     "training.hard_attention",
     "training.trainer",
     "visualization",
+    "curves",
     "pipeline",
     "batch",
     "cli",
