@@ -40,9 +40,20 @@ def main(arguments: list[str] | None = None) -> int:
         help="what hard attention sees: all locations, the likeliest, or one at random (default: expectation)",
     )
     caption.add_argument("--seed", type=int, default=0, metavar="N", help="of --context sample (default: 0)")
+    caption.set_defaults(run=_caption)
+    plot = commands.add_parser("plot", help="draw loss and scores of training runs")
+    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder that train.py wrote, or its metrics")
+    plot.add_argument(
+        "--output",
+        type=Path,
+        default=Path("curves.png"),
+        metavar="FILE",
+        help="where to draw, as .png, .svg or .pdf; replaced if it exists (default: curves.png)",
+    )
+    plot.set_defaults(run=_plot)
     options = parser.parse_args(arguments)
     try:
-        return _caption(options)
+        return int(options.run(options))
     except CaptionerError as error:
         print(f"captioner: {error}", file=sys.stderr)
         return FATAL
@@ -75,6 +86,16 @@ def _caption(arguments: argparse.Namespace) -> int:
             code = INTERRUPTED
     _summarise(report, len(images))
     return code or (SOME_FAILED if report.failures else OK)
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    # As above: Matplotlib, too, takes its time.
+    from captioner.curves import draw_curves, read_runs, save_curves
+
+    runs = read_runs(arguments.runs)
+    save_curves(draw_curves(runs), arguments.output)
+    print(f"{arguments.output}: curves of {', '.join(runs)}", file=sys.stderr)
+    return OK
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ ORDER = [
     "training.run_log",
     "training.validation",
     "training.trainer",
+    "curves",
     "batch",
     "cli",
     "__main__",

@@ -6,8 +6,6 @@ import json
 import os
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 
 class RunLog:
     """Scalars of a run, to `metrics.jsonl` and to TensorBoard beside it.
@@ -21,8 +19,11 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
+        # Takes a second to import, which reading a log should not cost.
+        from torch.utils.tensorboard import SummaryWriter
+
         path = folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= step] if path.exists() else []
         partial = folder / "metrics.jsonl.partial"
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         os.replace(partial, path)
@@ -42,8 +43,7 @@ class RunLog:
         self._board.close()  # type: ignore[no-untyped-call]
 
 
-def _whole_lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    # A line without its newline was torn by the kill; so is whatever follows it.
-    return [line.rstrip("\n") for line in path.open(encoding="utf-8") if line.endswith("}\n")]
+def whole_lines(path: Path) -> list[str]:
+    """Read a run's metrics, without a line that a kill tore or that is being written."""
+    with path.open(encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file if line.endswith("\n")]

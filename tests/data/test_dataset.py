@@ -40,7 +40,7 @@ def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -
 
 
 def test_captions_come_back_as_they_went_in(dataset: CaptionDataset) -> None:
-    pad, bos, eos, unk, a, dog, big, *_ = range(10)
+    _pad, bos, eos, unk, a, dog, big, *_ = range(10)
     assert dataset.captions(0) == [[bos, a, dog, eos], [bos, a, big, unk, dog, 7]]
     assert len(dataset.captions(5)) == 5
     assert all(caption[0] == bos for caption in dataset.captions(5))

@@ -208,7 +208,7 @@ Steps = list[tuple[int, float, float]]
 def captions_by_image(decoder: AttentionDecoder, batch: Batch) -> list[list[Steps]]:
     """Per image, caption and step, under the likeliest locations: word, log alpha and log p(word)."""
     found = []
-    for features, captions in zip(*batch, strict=True):
+    for features, captions in zip(batch.features, batch.tokens, strict=True):
         rows = []
         for caption in captions:
             length = int((caption != PAD).sum()) - 1

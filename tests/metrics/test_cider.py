@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocoevalcap.cider.cider_scorer import CiderScorer
+
+from captioner.metrics.cider import CiderReward, cider
+
+WORDS = 30
+
+
+def random_captions(generator: np.random.Generator, images: int) -> list[list[list[int]]]:
+    """References of a few words out of few, so that n-grams repeat within and between captions."""
+    return [
+        [generator.integers(0, WORDS, generator.integers(1, 12)).tolist() for _ in range(generator.integers(1, 6))]
+        for _ in range(images)
+    ]
+
+
+def padded(captions: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([[len(caption) for caption in image] for image in captions])
+    words = np.full((*lengths.shape, lengths.max() + 2), 7)  # what stands past the end is no pad, and must not count
+    for image, image_captions in enumerate(captions):
+        for place, caption in enumerate(image_captions):
+            words[image, place, : len(caption)] = caption
+    return words, lengths
+
+
+def official(references: list[list[list[int]]], hypotheses: list[list[int]]) -> np.ndarray:
+    scorer = CiderScorer()
+    for caption, image_references in zip(hypotheses, references, strict=True):
+        scorer += (" ".join(map(str, caption)), [" ".join(map(str, r)) for r in image_references])
+    return np.array(scorer.compute_score()[1])
+
+
+def test_the_reward_is_the_official_score() -> None:
+    generator = np.random.default_rng(0)
+    references = random_captions(generator, 40)
+    drawn = [[references[(row + k) % 40][0] for k in range(3)] for row in range(40)]  # right ones and wrong ones
+    drawn[5][1] = [3]  # shorter than an n-gram of two
+    drawn[6][1] = [3, 3, 3, 3, 3]
+    scores = CiderReward(references, WORDS).score(range(40), *padded(drawn))
+    assert scores.shape == (40, 3)
+    for k in range(3):
+        assert scores[:, k] == pytest.approx(official(references, [captions[k] for captions in drawn]), abs=1e-9)
+    assert scores[:, 0].mean() > 3 * scores[:, 1].mean() > 0
+
+
+def test_images_may_come_in_any_order_and_number() -> None:
+    references = random_captions(np.random.default_rng(1), 20)
+    reward = CiderReward(references, WORDS)
+    words, lengths = padded([[image[0], image[-1]] for image in references])
+    whole = reward.score(range(20), words, lengths)
+    some = [7, 3, 3, 19]
+    assert reward.score(some, words[some], lengths[some]) == pytest.approx(whole[some], abs=1e-12)
+
+
+def test_words_no_reference_has_earn_nothing_and_cost_something() -> None:
+    references = [[[1, 2, 3, 4, 5]], [[6, 7, 8, 9, 1]]]
+    reward = CiderReward(references, WORDS)
+    words, lengths = padded([[[2, 3, 4, 5], [2, 3, 4, 5, 20], [20, 21, 22]]])
+    plain, longer, strange = reward.score([0], words, lengths)[0]
+    assert plain > longer > strange == 0
+
+
+def test_the_corpus_score_is_the_official_one_in_percent() -> None:
+    references = random_captions(np.random.default_rng(2), 15)
+    hypotheses = [image[0][::-1] for image in references]
+    text = [[[str(w) for w in caption] for caption in image] for image in references]
+    expected = 100 * official(references, hypotheses).mean()
+    assert cider(text, [[str(w) for w in caption] for caption in hypotheses]) == pytest.approx(expected)
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    with pytest.raises(ValueError, match="two or more images"):
+        cider([[["a"]]], [["a"]])
+    with pytest.raises(ValueError, match="two or more images"):
+        CiderReward([[[1]]], WORDS)
+    with pytest.raises(ValueError, match="at least one reference"):
+        CiderReward([[[1]], []], WORDS)
+    with pytest.raises(ValueError, match="do not fit 64 bits"):
+        CiderReward([[[1]], [[2]]], 60_000)
