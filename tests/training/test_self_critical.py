@@ -13,7 +13,7 @@ from captioner.config import DecoderConfig, SelfCriticalConfig
 from captioner.data.dataset import Batch
 from captioner.decoding import sample_captions
 from captioner.errors import DatasetError
-from captioner.models.decoder import AttentionDecoder
+from captioner.models.decoder import AttentionDecoder, DecoderState
 from captioner.training.self_critical import SelfCritical
 from captioner.vocabulary import Vocabulary
 from tests.conftest import whole_batch
@@ -49,7 +49,7 @@ def make_objective(baseline: str = "others", samples: int = 2, doubly_stochastic
 def every_caption(decoder: AttentionDecoder, features: Tensor) -> Iterator[tuple[list[int], Tensor]]:
     """All captions, the end token last where they end by themselves, and their log-probabilities."""
     start = decoder.init_state(features)
-    open_ones = [([], torch.zeros((), dtype=torch.double), BOS, start)]
+    open_ones: list[tuple[list[int], Tensor, int, DecoderState]] = [([], torch.zeros(()).double(), BOS, start)]
     for t in range(LONGEST):
         continued = []
         for words, log_prob, before, state in open_ones:
@@ -77,7 +77,7 @@ def gradient(decoder: AttentionDecoder, loss: Tensor) -> Tensor:
 def test_captions_enumerated_are_all_there_are(decoder: AttentionDecoder, batch: Batch) -> None:
     captions = list(every_caption(decoder, batch.features))
     assert len(captions) == 2 + 4 + 8
-    assert float(sum(log_prob.exp() for _, log_prob in captions)) == pytest.approx(1)
+    assert sum(log_prob.exp().item() for _, log_prob in captions) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
@@ -88,7 +88,8 @@ def test_the_estimator_is_the_exact_gradient_in_expectation(
     captions = list(every_caption(decoder, batch.features))
     rewards = [reward(objective, caption) for caption, _ in captions]
     assert max(rewards) > 3 * min(rewards) > 0
-    exact = gradient(decoder, -sum(r * log_prob.exp() for r, (_, log_prob) in zip(rewards, captions, strict=True)))
+    expected = torch.stack([r * log_prob.exp() for r, (_, log_prob) in zip(rewards, captions, strict=True)]).sum()
+    exact = gradient(decoder, -expected)
     torch.manual_seed(2)
     copies = whole_batch(batch.features.expand(COPIES, -1, -1), batch.tokens.expand(COPIES, -1, -1))
     copies = copies._replace(rows=(0,) * COPIES)
