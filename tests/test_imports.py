@@ -20,6 +20,8 @@ ORDER = [
     "models.show_attend_tell",
     "decoding",
     "checkpoint",
+    "data.files",
+    "data.readers",
     "data.annotations",
     "data.features",
     "data.dataset",
