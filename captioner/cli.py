@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0 all fine, 1 could not run, 2 wrong usage, 3 some photos failed, 130 interrupted.
+        0 all fine, 1 could not run, 2 wrong usage, 3 something is wrong with some photos, 130 interrupted.
     """
     parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,9 +40,18 @@ def main(arguments: list[str] | None = None) -> int:
         help="what hard attention sees: all locations, the likeliest, or one at random (default: expectation)",
     )
     caption.add_argument("--seed", type=int, default=0, metavar="N", help="of --context sample (default: 0)")
+    caption.set_defaults(run=_caption)
+    data = commands.add_parser("data", help="look a data set over")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check", help="read every caption and photo of a recipe's data set, and say what is wrong"
+    )
+    check.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file; see recipes/ and docs/data.md")
+    check.set_defaults(run=_check)
     options = parser.parse_args(arguments)
     try:
-        return _caption(options)
+        code: int = options.run(options)
+        return code
     except CaptionerError as error:
         print(f"captioner: {error}", file=sys.stderr)
         return FATAL
@@ -75,6 +84,15 @@ def _caption(arguments: argparse.Namespace) -> int:
             code = INTERRUPTED
     _summarise(report, len(images))
     return code or (SOME_FAILED if report.failures else OK)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from captioner.config import Recipe
+    from captioner.data.check import check_data
+
+    report = check_data(Recipe.read(arguments.recipe).data)
+    print(report)
+    return SOME_FAILED if report.problems else OK
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ ORDER = [
     "data.files",
     "data.readers",
     "data.annotations",
+    "data.check",
     "data.features",
     "data.dataset",
     "metrics.attention",
