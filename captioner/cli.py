@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0 all fine, 1 could not run, 2 wrong usage, 3 some photos failed, 130 interrupted.
+        0 all fine, 1 could not run, 2 wrong usage, 3 something is wrong with some photos, 130 interrupted.
     """
     parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -51,6 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="where to draw, as .png, .svg or .pdf; replaced if it exists (default: curves.png)",
     )
     plot.set_defaults(run=_plot)
+    data = commands.add_parser("data", help="look a data set over")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check", help="read every caption and photo of a recipe's data set, and say what is wrong"
+    )
+    check.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file; see recipes/ and docs/data.md")
+    check.set_defaults(run=_check)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
@@ -96,6 +103,15 @@ def _plot(arguments: argparse.Namespace) -> int:
     save_curves(draw_curves(runs), arguments.output)
     print(f"{arguments.output}: curves of {', '.join(runs)}", file=sys.stderr)
     return OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from captioner.config import Recipe
+    from captioner.data.check import check_data
+
+    report = check_data(Recipe.read(arguments.recipe).data)
+    print(report)
+    return SOME_FAILED if report.problems else OK
 
 
 @contextlib.contextmanager

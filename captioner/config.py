@@ -125,10 +125,15 @@ class DataConfig(Settings):
 
     Parameters
     ----------
-    format : {"flickr8k"}
-        How the captions are written down; see `captioner.data.annotations`.
     root : str
         Folder of the data set; a relative one is looked for under the environment variable `CAPTIONER_DATA`.
+    format : {"flickr8k", "flickr30k", "coco", "karpathy", "csv", "jsonl", "folder"}
+        How the captions are written down; see `captioner.data.readers`.
+    captions : str, optional
+        File of the captions, under `root`; `{split}` stands for the split's name, where each has a file of its own.
+        The format's usual one if not given.
+    images : str, optional
+        Folder of the photos, under `root`, likewise.
     min_count : int
         A word enters the vocabulary if the train split holds it at least so often.
     max_length : int
@@ -143,7 +148,9 @@ class DataConfig(Settings):
     """
 
     root: str
-    format: typing.Literal["flickr8k"] = "flickr8k"
+    format: typing.Literal["flickr8k", "flickr30k", "coco", "karpathy", "csv", "jsonl", "folder"] = "flickr8k"
+    captions: str | None = None
+    images: str | None = None
     min_count: int = 5
     max_length: int = 25
     mirror: bool = False
@@ -151,6 +158,12 @@ class DataConfig(Settings):
     views: int = 1
 
     def _faults(self) -> typing.Iterator[str]:
+        if self.format == "folder" and self.captions is not None:
+            yield f"captions = {self.captions!r}: with format = 'folder' they stand beside the photos; leave it out"
+        for format, name in (("coco", "captions"), ("folder", "images")):
+            value = getattr(self, name)
+            if self.format == format and value is not None and "{split}" not in value:
+                yield f"{name} = {value!r}: with format = {format!r} each split has its own; put {{split}} in it"
         for name in ("min_count", "max_length", "views"):
             if getattr(self, name) < 1:
                 yield f"{name} = {getattr(self, name)} must be at least 1"

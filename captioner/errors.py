@@ -13,5 +13,9 @@ class DatasetError(CaptionerError):
     """Captions, split lists or stored features that are absent, malformed or do not fit together."""
 
 
+class MissingSplitError(DatasetError):
+    """A split that the data set does not have at all."""
+
+
 class CheckpointError(CaptionerError):
     """A checkpoint that is absent, incomplete or does not fit the model it describes."""

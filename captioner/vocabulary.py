@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nltk.tokenize.destructive import NLTKWordTokenizer
@@ -55,7 +55,11 @@ class Vocabulary:
 
         The commonest come first; equals in alphabetical order, so that the numbers never depend on hashing.
         """
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+        return cls.from_counts(Counter(word for caption in captions for word in tokenize(caption)), min_count)
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], min_count: int) -> Vocabulary:
+        """Do as `build`, of words that have been counted already."""
         kept = [word for word, count in counts.items() if count >= min_count]
         return cls(sorted(kept, key=lambda word: (-counts[word], word)))
 

@@ -139,6 +139,24 @@ def test_folders_are_listed_in_natural_order_without_hidden_files(tmp_path: Path
         find_images([tmp_path / "folder.jpg"])
 
 
+def test_a_data_set_is_checked_before_training(
+    tmp_path: Path, flickr_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"[data]\nroot = {json.dumps(str(flickr_folder))}\n[encoder]\nname = 'resnet18'\n")
+    assert main(["data", "check", str(recipe)]) == 0
+    assert "nothing wrong" in capsys.readouterr().out
+    (flickr_folder / "images" / "photo0.jpg").unlink()
+    assert main(["data", "check", str(recipe)]) == 3
+    assert "train: 1 photo absent\n       images/photo0.jpg" in capsys.readouterr().out
+    (flickr_folder / "Flickr_8k.devImages.txt").unlink()
+    assert main(["data", "check", str(recipe)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"captioner: {flickr_folder}: no dev split: looked for Flickr_8k.devImages.txt")
+    assert not captured.out
+    assert main(["data", "check", str(tmp_path / "none.toml")]) == 1
+
+
 @pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
 def test_the_coco_photos(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"

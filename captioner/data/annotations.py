@@ -1,29 +1,20 @@
-"""Readers of captions on disk, all returning the same thing: a list of `CaptionedImage`."""
+"""The splits of a data set, as its settings describe it: photos with their captions."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 from captioner.config import DataConfig
+from captioner.data.readers import READERS, CaptionedImage
 from captioner.errors import DatasetError
+
+__all__ = ["DATA_VARIABLE", "CaptionedImage", "data_root", "list_split", "read_split"]
 
 log = logging.getLogger(__name__)
 
 DATA_VARIABLE = "CAPTIONER_DATA"
-# The official archive spells its folder "Flicker8k_Dataset".
-_FLICKR_IMAGE_FOLDERS = ("images", "Flicker8k_Dataset", "Flickr8k_Dataset")
-
-
-@dataclass(frozen=True)
-class CaptionedImage:
-    """A photo and its untouched captions."""
-
-    path: Path
-    captions: tuple[str, ...]
 
 
 def read_split(config: DataConfig, split: str) -> list[CaptionedImage]:
@@ -43,6 +34,31 @@ def read_split(config: DataConfig, split: str) -> list[CaptionedImage]:
     DatasetError
         If a file is absent or malformed, or none of the photos is there.
     """
+    return _present(list_split(config, split), split)
+
+
+def list_split(config: DataConfig, split: str) -> list[CaptionedImage]:
+    """List the photos of a split with their captions, as `read_split` does, whether they are on disk or not.
+
+    Raises
+    ------
+    DatasetError
+        If a file is absent or malformed; `MissingSplitError` if the data set has no such split.
+    """
+    root = data_root(config)
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; put the data set there, or name its folder with data.root")
+    return READERS[config.format](root, split, config.captions, config.images)
+
+
+def data_root(config: DataConfig) -> Path:
+    """Folder of the data set.
+
+    Raises
+    ------
+    DatasetError
+        If it is relative and `CAPTIONER_DATA` is not set.
+    """
     root = Path(config.root).expanduser()
     if not root.is_absolute():
         base = os.environ.get(DATA_VARIABLE)
@@ -52,47 +68,17 @@ def read_split(config: DataConfig, split: str) -> list[CaptionedImage]:
                 "that holds it, or give an absolute path"
             )
         root = Path(base) / root
-    return read_flickr8k(root, split)
-
-
-def read_flickr8k(root: Path, split: str) -> list[CaptionedImage]:
-    """Read the official Flickr8k files (Hodosh et al. 2013): `Flickr8k.token.txt` and the split lists."""
-    names = _lines(root / f"Flickr_8k.{split}Images.txt")
-    captions = defaultdict(list)
-    token_file = root / "Flickr8k.token.txt"
-    for number, line in enumerate(_lines(token_file), 1):
-        name, separator, caption = line.partition("\t")
-        image, hash_sign, index = name.rpartition("#")
-        if not (separator and hash_sign and index.isdigit() and caption.strip()):
-            raise DatasetError(f"{token_file}:{number}: expected NAME.jpg#INDEX, a tab and a caption, found {line!r}")
-        captions[image].append(caption)
-    folder = next((root / f for f in _FLICKR_IMAGE_FOLDERS if (root / f).is_dir()), None)
-    if folder is None:
-        raise DatasetError(
-            f"{root}: none of the folders {', '.join(_FLICKR_IMAGE_FOLDERS)} is there to hold the photos"
-        )
-    uncaptioned = [name for name in names if name not in captions]
-    if uncaptioned:
-        raise DatasetError(f"{token_file}: no caption for {uncaptioned[0]} of the {split} split")
-    return _present([CaptionedImage(folder / name, tuple(captions[name])) for name in names], split)
+    return root
 
 
 def _present(images: list[CaptionedImage], split: str) -> list[CaptionedImage]:
+    if not images:
+        raise DatasetError(f"{split} split: holds no photo; is its list or folder empty?")
     absent = [image.path for image in images if not image.path.is_file()]
     if len(absent) == len(images):
-        raise DatasetError(f"{split} split: none of its {len(images)} photos is there, {absent[:1]} for one")
+        raise DatasetError(f"{split} split: none of its {len(images)} photos is there, {absent[0]} for one")
     if absent:
         shown = ", ".join(path.name for path in absent[:5]) + (", ..." if len(absent) > 5 else "")
         log.warning("%s split: %d of %d photos absent, passed over: %s", split, len(absent), len(images), shown)
     gone = set(absent)
     return [image for image in images if image.path not in gone]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{path}: cannot be read ({error}); is the data set there, and the split's name right?"
-        ) from error
-    return [line for line in text.splitlines() if line.strip()]

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from captioner.config import DataConfig
 from captioner.data.annotations import DATA_VARIABLE, read_split
-from captioner.errors import DatasetError
+from captioner.data.readers import READERS
+from captioner.errors import CaptionerError, DatasetError
 
 
 def test_captions_are_read_untouched(flickr_folder: Path) -> None:
@@ -34,7 +37,7 @@ def test_a_split_without_photos_is_refused(flickr_folder: Path) -> None:
 
 
 def test_an_unknown_split_and_a_missing_folder_are_named(flickr_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"Flickr_8k\.valImages\.txt"):
+    with pytest.raises(DatasetError, match=r"no val split: .*Flickr_8k\.trainImages\.txt"):
         read_split(DataConfig(root=str(flickr_folder)), "val")
     with pytest.raises(DatasetError, match="nowhere"):
         read_split(DataConfig(root=str(tmp_path / "nowhere")), "train")
@@ -65,6 +68,21 @@ def test_a_relative_root_is_under_the_data_variable(flickr_folder: Path, monkeyp
         read_split(DataConfig(root="flickr8k"), "dev")
 
 
+def test_settings_that_do_not_fit_the_format_are_refused() -> None:
+    with pytest.raises(CaptionerError, match=r"captions = 'all\.json': with format = 'coco'.*\{split\}"):
+        DataConfig("x", "coco", captions="all.json")
+    with pytest.raises(CaptionerError, match=r"images = 'photos': with format = 'folder'.*\{split\}"):
+        DataConfig("x", "folder", images="photos")
+    with pytest.raises(CaptionerError, match=r"captions = 'texts': .*leave it out"):
+        DataConfig("x", "folder", captions="texts")
+
+
+def test_every_table_in_the_guide_is_a_valid_one() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    tables = [tomllib.loads(table)["data"] for table in re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)]
+    assert {DataConfig.from_dict(table).format for table in tables} == set(READERS)
+
+
 @pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
 def test_the_real_files() -> None:
     config = DataConfig(root="flickr8k")
@@ -72,3 +90,14 @@ def test_the_real_files() -> None:
     assert (len(train), len(dev)) == (5999, 1000)
     assert all(len(image.captions) == 5 for image in train + dev)
     assert not {image.path for image in train} & {image.path for image in dev}
+
+
+@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+def test_the_official_coco_files() -> None:
+    config = DataConfig("coco-mini", "coco")
+    train, dev = read_split(config, "train"), read_split(config, "dev")
+    assert (len(train), len(dev)) == (80, 79)
+    assert sum(len(image.captions) for image in train + dev) == 795
+    assert all(len(image.captions) >= 5 for image in train + dev)
+    plane = next(image for image in dev if image.path.name == "000000205401.jpg")
+    assert "A plane floating on top of a lake surrounded by mountains." in plane.captions

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from nltk.translate.bleu_score import corpus_bleu
 
-from captioner.data.annotations import DATA_VARIABLE, read_flickr8k
+from captioner.config import DataConfig
+from captioner.data.annotations import DATA_VARIABLE, read_split
 from captioner.metrics.bleu import bleu
 from captioner.vocabulary import tokenize
 
@@ -40,7 +40,7 @@ def test_equals_another_implementation_on_made_up_words() -> None:
 
 @pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
 def test_equals_another_implementation_on_people() -> None:
-    images = read_flickr8k(Path(os.environ[DATA_VARIABLE]) / "flickr8k", "dev")
+    images = read_split(DataConfig("flickr8k"), "dev")
     words = [[tokenize(caption) for caption in image.captions] for image in images]
     # NLTK counts an n-gram where a caption is too short to have one, so those are left out.
     words = [w for w in words if len(w[0]) >= 4]
