@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -180,7 +181,8 @@ class Trainer:
             disable=rank() > 0,
         )
         with bar:
-            for parts in map_ahead(self._read, batches[progress.batch :], workers=_READERS, ahead=2 * _READERS):
+            read = partial(self._read, progress.epoch)
+            for parts in map_ahead(read, batches[progress.batch :], workers=_READERS, ahead=2 * _READERS):
                 logs, stop = self._step(parts, requests)
                 progress.batch += 1
                 progress.step += 1
@@ -194,15 +196,15 @@ class Trainer:
                 if stop:
                     raise RunStoppedError(requests[0] if requests else signal.SIGTERM)
 
-    def _read(self, rows: list[int]) -> list[Batch]:
+    def _read(self, epoch: int, rows: list[int]) -> list[Batch]:
         """Read this process's share of a step, in as many parts as it is computed in."""
         totals = self.data.totals(rows, processes())
         own = share(rows)
         # A process whose share is empty must take its part in the exchange of gradients, with nothing to say.
         shares = [own[part :: self.recipe.train.accumulate] for part in range(self.recipe.train.accumulate)]
-        parts = [self.data.batch(some, self.progress.epoch, totals) for some in shares if some]
+        parts = [self.data.batch(some, epoch, totals) for some in shares if some]
         if not parts:
-            parts = [self.data.batch(rows[:1], self.progress.epoch, Totals(math.inf, math.inf, math.inf))]
+            parts = [self.data.batch(rows[:1], epoch, Totals(math.inf, math.inf, math.inf))]
         return parts
 
     def _step(self, parts: Sequence[Batch], requests: Sequence[int]) -> tuple[dict[str, Tensor], bool]:
