@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RunStoppedError as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
-    except CaptionerError as error:
+    except (CaptionerError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

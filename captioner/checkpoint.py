@@ -47,11 +47,41 @@ def save_checkpoint(
         What a resumed run needs besides: tensors and plain values.
     notes : dict, optional
         Plain values for whoever reads `config.json`: how the model was trained, how it scored.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be written, as on a full disk; what was in `folder` is still there.
     """
     partial = folder.with_name(folder.name + ".partial")
     previous = _previous(folder)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+        _write(partial, model, vocabulary, dtype, training_state, notes)
+    # torch reports what the disk says as a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error}); the checkpoint before it is intact. Make room for it, and go on"
+        ) from error
+    # A folder cannot be renamed over another, so the old one steps aside first; loading looks there too.
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    partial.rename(folder)
+    _fsync(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write(
+    partial: Path,
+    model: ShowAttendTell,
+    vocabulary: Vocabulary,
+    dtype: torch.dtype,
+    training_state: dict[str, Any] | None,
+    notes: dict[str, Any] | None,
+) -> None:
     # Vectors, BatchNorm's variances among them, weigh nothing and may not fit half precision.
     weights = {
         name: (tensor.to(dtype) if tensor.dim() >= 2 else tensor).contiguous().cpu()
@@ -66,13 +96,6 @@ def save_checkpoint(
         torch.save(training_state, partial / _TRAINING)
     for path in (*partial.iterdir(), partial):
         _fsync(path)
-    # A folder cannot be renamed over another, so the old one steps aside first; loading looks there too.
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
-    partial.rename(folder)
-    _fsync(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:

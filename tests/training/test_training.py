@@ -42,6 +42,7 @@ attention_dim = 16
 attention = "{attention}"
 
 [train]
+{extra}
 epochs = {epochs}
 images_per_batch = {images_per_batch}
 learning_rate = {learning_rate}
@@ -69,14 +70,20 @@ def write_recipe(
     learning_rate: float = 0.01,
     images_per_batch: int = 4,
     attention: str = "soft",
+    extra: str = "",
+    **changes: str,
 ) -> None:
     text = RECIPE.format(
+        extra=extra,
         epochs=epochs,
         patience=patience,
         learning_rate=learning_rate,
         images_per_batch=images_per_batch,
         attention=attention,
     )
+    for old, new in changes.items():
+        text, count = re.subn(rf"(?m)^{old} = .*$", f"{old} = {new}", text)
+        assert count == 1
     (folder / "recipe.toml").write_text(text)
 
 

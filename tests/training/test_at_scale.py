@@ -1,0 +1,239 @@
+"""Training in several processes and parts, with the encoder in the loop, by reward; and what may end it early."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import train
+from captioner.checkpoint import load_checkpoint, read_config
+from tests.training.test_training import ROOT, finish, metrics, start, wait_for_step, workplace, write_recipe
+
+__all__ = ["workplace"]
+NO_DROPOUT: dict[str, Any] = {"attention_dim": "16\ndropout = 0.0"}
+
+
+def launch(workplace: Path, run: str, *options: str, processes: int = 1) -> subprocess.Popen[str]:
+    """Start `train.py`, as `torchrun` starts it if there are several processes, with every step written down."""
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    script = str(ROOT / "tests" / "training" / "every_step.py")
+    command = [sys.executable, *several, script, "recipe.toml", "--output", run, "--device", "cpu", *options]
+    environment = {**os.environ, "CAPTIONER_DATA": str(workplace), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def weights(workplace: Path, run: str) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = safetensors.torch.load_file(workplace / run / "last" / "model.safetensors")
+    return found
+
+
+def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def losses(workplace: Path, run: str) -> list[float]:
+    rows = [json.loads(line) for line in (workplace / run / "metrics.jsonl").read_text().splitlines()]
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+
+@pytest.mark.parametrize("attention", ["soft", "none"])
+def test_two_processes_give_the_losses_of_one(workplace: Path, attention: str) -> None:
+    # 24 photos in steps of 5: the last step of an epoch has 4, and no share is of a round number.
+    write_recipe(workplace, epochs=10, images_per_batch=5, attention=attention, **NO_DROPOUT)
+    finish(launch(workplace, "one"))
+    finish(launch(workplace, "two", processes=2))
+    one, two = losses(workplace, "one"), losses(workplace, "two")
+    assert len(one) == len(two) == 50
+    assert one[-1] < 0.7 * one[0]
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+    # Validation, too, was shared out and put together.
+    scores = [[row["dev/bleu1"] for row in metrics(workplace / run) if "dev/bleu1" in row] for run in ("one", "two")]
+    assert scores[0] == pytest.approx(scores[1])
+
+
+def test_a_process_without_photos_takes_part(workplace: Path) -> None:
+    write_recipe(workplace, epochs=2, images_per_batch=23, **NO_DROPOUT)  # the second step of an epoch has one photo
+    finish(launch(workplace, "one"))
+    finish(launch(workplace, "two", processes=2))
+    assert losses(workplace, "two") == pytest.approx(losses(workplace, "one"), abs=1e-4)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(workplace: Path) -> None:
+    write_recipe(workplace, epochs=5, images_per_batch=4, **NO_DROPOUT)
+    finish(launch(workplace, "whole"))
+    process = launch(workplace, "moved", processes=2)
+    wait_for_step(workplace / "moved", 5, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    assert (workplace / "moved" / "last").exists()
+    finish(launch(workplace, "moved", "--resume"))
+    assert losses(workplace, "moved") == pytest.approx(losses(workplace, "whole"), abs=1e-4)
+    assert len(losses(workplace, "moved")) == 30
+
+
+def test_parts_of_a_step_add_up_to_it(workplace: Path) -> None:
+    write_recipe(workplace, epochs=3, images_per_batch=8, **NO_DROPOUT)
+    finish(launch(workplace, "whole"))
+    write_recipe(workplace, epochs=3, images_per_batch=8, extra="accumulate = 3", **NO_DROPOUT)
+    finish(launch(workplace, "parts"))
+    assert losses(workplace, "parts") == pytest.approx(losses(workplace, "whole"), abs=1e-4)
+
+
+def test_the_encoder_is_trained_from_the_stage_that_was_chosen_and_no_earlier(workplace: Path) -> None:
+    write_recipe(
+        workplace,
+        epochs=8,
+        learning_rate=0.02,
+        extra='features = "computed"\nfine_tune_from = 5\nencoder_learning_rate = 1e-3',
+    )
+    finish(launch(workplace, "run"))
+    write_recipe(workplace, epochs=1, extra='features = "computed"', learning_rate=1e-9)
+    finish(launch(workplace, "before"))
+    before, after = weights(workplace, "before"), weights(workplace, "run")
+    moved = {name for name in after if name.startswith("encoder.") and not torch.equal(before[name], after[name])}
+    assert {name.split(".")[2] for name in moved} == {"stage4", "conv5"}
+    # The statistics of BatchNorm stay what they were.
+    assert not any("running" in name for name in moved)
+    assert "encoder.network.conv5.1.weight" in moved
+    assert losses(workplace, "run")[-1] < 0.7 * losses(workplace, "run")[0]
+    assert not (workplace / "cache").exists()
+
+
+def test_features_computed_are_the_features_stored(workplace: Path) -> None:
+    """Frozen and in one view, the two ways to feed are one training."""
+    write_recipe(workplace, epochs=2, views="1", mirror="false")
+    finish(launch(workplace, "stored"))
+    write_recipe(workplace, epochs=2, views="1", mirror="false", extra='features = "computed"')
+    finish(launch(workplace, "computed"))
+    # A store rounds to half precision.
+    assert losses(workplace, "computed") == pytest.approx(losses(workplace, "stored"), rel=1e-3)
+
+
+def test_a_stage_the_encoder_does_not_have_is_refused(workplace: Path) -> None:
+    write_recipe(workplace, extra='features = "computed"\nfine_tune_from = 9')
+    process = launch(workplace, "run")
+    assert "fine_tune_from = 9: encoder shufflenet_v2_x0_5 has stages 1 to 5" in process.communicate()[0]
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
+def test_self_critical_training_goes_on_from_a_checkpoint_and_raises_the_reward(workplace: Path, baseline: str) -> None:
+    write_recipe(workplace, epochs=3, learning_rate=0.02)
+    finish(launch(workplace, "first"))
+    extra = 'objective = "self_critical"\nstart = "first/best"\nselect_by = "cider"'
+    write_recipe(
+        workplace, epochs=30, extra=extra, seed=f'5\n[train.self_critical]\nbaseline = "{baseline}"', **NO_DROPOUT
+    )
+    finish(launch(workplace, "second"))
+    rewards = [row["train/cider"] for row in metrics(workplace / "second") if "train/cider" in row]
+    assert len(rewards) == 180
+    assert sum(rewards[-12:]) > 1.15 * sum(rewards[:12])
+    _, before = load_checkpoint(workplace / "first" / "best")
+    _, after = load_checkpoint(workplace / "second" / "best")
+    assert before.words == after.words
+
+
+def test_a_start_that_is_another_model_is_refused(workplace: Path) -> None:
+    write_recipe(workplace, epochs=1)
+    finish(launch(workplace, "first"))
+    write_recipe(workplace, epochs=1, extra='start = "first/best"', hidden_dim="32")
+    process = launch(workplace, "second")
+    output = process.communicate()[0]
+    assert "start = 'first/best' is another model than the recipe's: decoder.hidden_dim was 24, is 32" in output
+    assert process.returncode == 1
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_it_had_not(workplace: Path, number: int) -> None:
+    # No checkpoint comes by itself within an epoch.
+    write_recipe(workplace, epochs=3, images_per_batch=1, checkpoint_steps="1000")
+    finish(launch(workplace, "whole"))
+    process = launch(workplace, "stopped")
+    metrics_file = workplace / "stopped" / "metrics.jsonl"
+    while not (metrics_file.exists() and len(metrics_file.read_text().splitlines()) >= 5):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    process.send_signal(number)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 128 + number
+    assert "go on with --resume" in output
+    assert "Traceback" not in output
+    state = torch.load(workplace / "stopped" / "last" / "training_state.pt", weights_only=True)
+    assert state["progress"]["step"] == len(losses(workplace, "stopped"))
+    finish(launch(workplace, "stopped", "--resume"))
+    assert furthest(weights(workplace, "whole"), weights(workplace, "stopped")) == 0
+    assert losses(workplace, "whole") == losses(workplace, "stopped")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(workplace: Path) -> None:
+    write_recipe(workplace, epochs=1)
+    finish(start(workplace, "run"))
+    before = weights(workplace, "run")
+    size = (workplace / "run" / "last" / "training_state.pt").stat().st_size
+
+    def limit() -> None:
+        # What a full disk is to a program: a write that fails.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    state = torch.load(workplace / "run" / "last" / "training_state.pt", weights_only=True)
+    state["progress"]["batch"], state["progress"]["epoch"] = 1, 0
+    torch.save(state, workplace / "run" / "last" / "training_state.pt")
+    command = [sys.executable, str(ROOT / "train.py"), "recipe.toml", "--output", "run", "--device", "cpu", "--resume"]
+    environment = {**os.environ, "CAPTIONER_DATA": str(workplace), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        command, cwd=workplace, env=environment, capture_output=True, text=True, preexec_fn=limit, check=False
+    )
+    assert process.returncode == 1
+    assert re.search(
+        r"train\.py: run/last: cannot be written \(.+\); the checkpoint before it is intact", process.stderr
+    )
+    assert "Traceback" not in process.stderr
+    assert furthest(before, weights(workplace, "run")) == 0
+    load_checkpoint(workplace / "run" / "last")
+    assert not (workplace / "run" / "last.partial").exists()
+
+
+def test_float16_scales_its_loss_and_learns(workplace: Path) -> None:
+    write_recipe(workplace, epochs=12, learning_rate=0.02, precision='"float16"')
+    finish(launch(workplace, "run"))
+    found = losses(workplace, "run")
+    assert found[-1] < found[0] / 2
+    state = torch.load(workplace / "run" / "last" / "training_state.pt", weights_only=True)
+    assert state["scaler"]["scale"] > 1
+
+
+def test_more_processes_than_gpus_is_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(train, "choose_device", lambda name: torch.device("cuda"))
+    (tmp_path / "recipe.toml").write_text('[data]\nroot = "x"\n[encoder]\nname = "resnet18"\n')
+    assert train.main([str(tmp_path / "recipe.toml"), "--output", str(tmp_path / "run")]) == 1
+
+
+def test_best_is_chosen_by_the_score_of_the_recipe(workplace: Path) -> None:
+    write_recipe(workplace, epochs=8, learning_rate=0.02, extra='select_by = "cider"')
+    finish(launch(workplace, "run"))
+    scores = [row["dev/cider"] for row in metrics(workplace / "run") if "dev/cider" in row]
+    assert max(scores) > 0
+    notes = read_config(workplace / "run" / "best")["notes"]
+    assert notes["dev"]["cider"] == max(scores)
+    assert notes["epoch"] == scores.index(max(scores)) + 1
