@@ -22,7 +22,7 @@ from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
 from captioner.training.cross_entropy import CrossEntropy
-from captioner.training.distributed import join, leave
+from captioner.training.distributed import join, leave, rank
 from captioner.training.hard_attention import HardAttention
 from captioner.training.self_critical import SelfCritical
 from captioner.training.trainer import RunStoppedError, Trainer, steps_in
@@ -64,6 +64,8 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
     """Build everything the recipe names, and fit."""
     folder = options.output or Path("runs") / options.recipe.stem
     device = join(choose_device(options.device))
+    if rank() > 0:
+        logging.getLogger().setLevel(logging.ERROR)  # one process tells
     if (folder / "last").exists() and not options.resume:
         raise CaptionerError(
             f"{folder}: holds a run already; add --resume to go on with it, or choose another --output"

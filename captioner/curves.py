@@ -28,7 +28,7 @@ _METRICS = "metrics.jsonl"
 _FORMATS = (".png", ".svg", ".pdf")
 _TRAINING = {
     "train/cross_entropy": "Cross-entropy in training",
-    "train/cider": "CIDEr-D of sampled captions in training",
+    "train/cider": "CIDEr-D of samples in training",
 }
 # Losses of different objectives cannot be compared, so the loss stands in only for a run that logs nothing better.
 _LOSS = "train/loss"

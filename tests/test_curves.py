@@ -110,7 +110,7 @@ def test_a_run_in_progress_is_drawn_beside_a_finished_one() -> None:
         ({"a": [{"step": 9, "train/loss": 1.0}]}, ["Loss in training"]),
         (
             {"a": training_rows(), "b": [{"step": 9, "train/loss": 1.0, "train/cider": 0.5}]},
-            ["Cross-entropy in training", "CIDEr-D of sampled captions in training"],
+            ["Cross-entropy in training", "CIDEr-D of samples in training"],
         ),
         (
             {"a": training_rows(), "b": [{"step": 9, "train/loss": 1.0}]},

@@ -34,7 +34,6 @@ from captioner.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-_LOG_STEPS = 20
 _READERS = 4  # threads that read batches ahead; only decoding photos keeps more than one of them busy
 
 
@@ -171,7 +170,7 @@ class Trainer:
         return progress
 
     def _epoch(self, requests: list[int]) -> Iterator[dict[str, float]]:
-        """Go through what is left of an epoch, giving what to write down every few steps."""
+        """Go through what is left of an epoch, giving what to write down of every step."""
         config, progress = self.recipe.train, self.progress
         batches = bucketed_batches(self.data.lengths, config.images_per_batch, config.seed, progress.epoch)
         bar = tqdm(
@@ -187,10 +186,9 @@ class Trainer:
                 progress.batch += 1
                 progress.step += 1
                 bar.update()
-                if progress.step % _LOG_STEPS == 0:
-                    scalars = self._mean_over_processes(logs)
-                    bar.set_postfix(loss=f"{scalars['train/loss']:.3f}")
-                    yield {**scalars, "learning_rate": float(self.scheduler.get_last_lr()[0])}
+                scalars = self._mean_over_processes(logs)
+                bar.set_postfix(loss=f"{scalars['train/loss']:.3f}", refresh=False)
+                yield {**scalars, "learning_rate": float(self.scheduler.get_last_lr()[0])}
                 if stop or (progress.step % config.checkpoint_steps == 0 and progress.batch < len(batches)):
                     self._save_last()
                 if stop:

@@ -27,10 +27,19 @@ NO_DROPOUT: dict[str, Any] = {"attention_dim": "16\ndropout = 0.0"}
 
 
 def launch(workplace: Path, run: str, *options: str, processes: int = 1) -> subprocess.Popen[str]:
-    """Start `train.py`, as `torchrun` starts it if there are several processes, with every step written down."""
+    """Start `train.py`, as `torchrun` starts it if there are several processes."""
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    script = str(ROOT / "tests" / "training" / "every_step.py")
-    command = [sys.executable, *several, script, "recipe.toml", "--output", run, "--device", "cpu", *options]
+    command = [
+        sys.executable,
+        *several,
+        str(ROOT / "train.py"),
+        "recipe.toml",
+        "--output",
+        run,
+        "--device",
+        "cpu",
+        *options,
+    ]
     environment = {**os.environ, "CAPTIONER_DATA": str(workplace), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -65,6 +74,16 @@ def test_two_processes_give_the_losses_of_one(workplace: Path, attention: str) -
     # Validation, too, was shared out and put together.
     scores = [[row["dev/bleu1"] for row in metrics(workplace / run) if "dev/bleu1" in row] for run in ("one", "two")]
     assert scores[0] == pytest.approx(scores[1])
+
+
+def test_two_processes_share_the_baseline_of_hard_attention(workplace: Path) -> None:
+    write_recipe(workplace, epochs=10, images_per_batch=5, attention="hard")
+    finish(launch(workplace, "two", processes=2))
+    assert losses(workplace, "two")[-1] < losses(workplace, "two")[0]
+    state = torch.load(workplace / "two" / "last" / "training_state.pt", weights_only=True)
+    # Near the reward in the end, which is close to minus the loss; it started at that of a guess among 23 words.
+    assert -2.5 < float(state["objective"]["baseline"]) < -0.5
+    assert int(state["objective"]["step"]) == 50
 
 
 def test_a_process_without_photos_takes_part(workplace: Path) -> None:
@@ -160,10 +179,14 @@ def test_a_start_that_is_another_model_is_refused(workplace: Path) -> None:
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_it_had_not(workplace: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "extra"), [(signal.SIGTERM, 'features = "computed"\nfine_tune_from = 5'), (signal.SIGINT, "")]
+)
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_it_had_not(
+    workplace: Path, number: int, extra: str
+) -> None:
     # No checkpoint comes by itself within an epoch.
-    write_recipe(workplace, epochs=3, images_per_batch=1, checkpoint_steps="1000")
+    write_recipe(workplace, epochs=3, images_per_batch=1, checkpoint_steps="1000", extra=extra)
     finish(launch(workplace, "whole"))
     process = launch(workplace, "stopped")
     metrics_file = workplace / "stopped" / "metrics.jsonl"
