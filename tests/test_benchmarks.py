@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gradient_variance
+from benchmarks import gradient_variance, memory, self_critical
+from benchmarks import train as training_speed
 
 
 @pytest.fixture
@@ -30,3 +32,50 @@ def test_gradient_variance_refuses_what_cannot_be_measured(
 ) -> None:
     assert gradient_variance.main(["--data", str(recipe), "--device", "cpu", *wrong]) == 1
     assert wrong[0] in capsys.readouterr().err
+
+
+SMALL = """
+[data]
+root = "flickr8k"
+[encoder]
+name = "shufflenet_v2_x0_5"
+[decoder]
+embedding_dim = 16
+hidden_dim = 16
+attention_dim = 16
+[train]
+{}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.format(""))
+    return path
+
+
+def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    found: dict[str, float] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_training_speed_ends_with_its_figures(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert training_speed.main(["--quick", "--recipe", str(small), "--device", "cpu"]) == 0
+    found = figures(capsys)
+    assert found["captions_per_second"] > 0
+    assert min(found[name] for name in ("times_encoder_in_loop", "times_plain_loop", "share_of_gemm")) > 0
+
+
+def test_the_cost_of_the_reward_is_a_share(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small.write_text(SMALL.format('objective = "self_critical"\nstart = "somewhere"'))
+    assert self_critical.main(["--recipe", str(small), "--steps", "2", "--device", "cpu"]) == 0
+    assert 0 < figures(capsys)["reward_share"] < 1
+
+
+def test_memory_is_measured_of_train_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory, "QUICK_SIZES", (70,))
+    assert memory.main(["--quick"]) == 0
+    assert figures(capsys)["peak_megabytes"]["70"] > 100  # type: ignore[index]

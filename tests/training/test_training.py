@@ -119,7 +119,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(workplace: Path
     finish(start(workplace, "whole"))
     process = start(workplace, "killed")
     draw = random.Random(0)
-    positions = []
+    positions: list[int] = []
     for _ in range(kills):
         # At some moment past the next checkpoint: in a step, in the writing of a checkpoint, in validation.
         wait_for_step(workplace / "killed", positions[-1] + 1 if positions else 1, process)
