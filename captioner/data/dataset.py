@@ -45,8 +45,8 @@ class Batch(NamedTuple):
     features : Tensor
         (B, L, D) features, or the pixels (B, 3, S, S) uint8 to compute them of.
     tokens : Tensor
-        (B, K, T + 1) int64: `bos`, words, `eos`, then `pad`; a photo with fewer captions than K has
-        rows of nothing but `pad`.
+        (B, K, T + 1) int64: `bos`, words, `eos`, then `pad`, a photo's longest caption first; one with fewer captions
+        than K has rows of nothing but `pad`.
     totals : Totals
         Of the step.
     rows : tuple of int
@@ -138,7 +138,8 @@ class CaptionDataset:
         totals : Totals, optional
             Of the step that this is a share of; its own if not given.
         """
-        captions = [self.captions(row) for row in rows]
+        # Longest first, so that in late steps the decoder can leave rows out.
+        captions = [sorted(self.captions(row), key=len, reverse=True) for row in rows]
         height, width = max(map(len, captions)), max(self.lengths[row] for row in rows)
         tokens = torch.full((len(rows), height, width), self.pad)
         for image, image_captions in enumerate(captions):

@@ -6,6 +6,7 @@ D feature channels, E embedding, H hidden, T time steps, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from captioner.config import DecoderConfig
-from captioner.models.attention import Choice, Look, build_attention, expectation
+from captioner.models.attention import EVERYWHERE, Choice, Look, build_attention, expectation
 
 
 class DecoderState(NamedTuple):
@@ -148,7 +149,9 @@ class AttentionDecoder(nn.Module):
         logits = self._deep_output(embedded, state.hidden, look.context)
         return torch.log_softmax(_widen(logits), dim=-1), look.alpha, look.location, state
 
-    def forward(self, features: Tensor, tokens: Tensor, choose: Choice = expectation) -> DecoderOutput:
+    def forward(
+        self, features: Tensor, tokens: Tensor, choose: Choice = expectation, real: Tensor | None = None
+    ) -> DecoderOutput:
         """Teacher forcing: the scores of every next word, given the true words before it.
 
         Parameters
@@ -159,19 +162,26 @@ class AttentionDecoder(nn.Module):
             (B, K, T) int64, captions from `bos` on, without their last token.
         choose : Choice
             How a context is made at every step.
+        real : Tensor, optional
+            (B, K, T) bool, False where the next word does not matter. Once all that is left of the last rows of every
+            image is such, they are left out, so images should have their longest captions first; alpha is 0 there,
+            location `EVERYWHERE`, and the logits know neither image nor state.
         """
-        state = self.init_state(features, tokens.shape[1], choose)
+        rows = tokens.shape[1]
+        left = [rows] * tokens.shape[2] if real is None else _rows_left(real)
+        state = self.init_state(features, rows, choose)
         embedded = self.embedding(tokens)  # (B, K, T, E)
         words = self.lstm_word(embedded)  # (B, K, T, 4H)
         hidden, looks = [], []
         for t in range(tokens.shape[2]):
-            look, state = self._advance(words[:, :, t], state)
+            state = state._replace(hidden=state.hidden[:, : left[t]], cell=state.cell[:, : left[t]])
+            look, state = self._advance(words[:, : left[t], t], state)
             hidden.append(state.hidden)
             looks.append(look)
-        context, alpha, location = (torch.stack(part, 2) for part in zip(*looks, strict=True))
+        context, alpha, location = zip(*looks, strict=True)
         # The vocabulary is met once per batch, not once per word.
-        logits = self._deep_output(embedded, torch.stack(hidden, 2), context)
-        return DecoderOutput(logits, alpha, location)
+        logits = self._deep_output(embedded, _stack(hidden, rows), _stack(context, rows))
+        return DecoderOutput(logits, _stack(alpha, rows), _stack(location, rows, EVERYWHERE))
 
     def _advance(self, word: Tensor, state: DecoderState) -> tuple[Look, DecoderState]:
         """Look, gate what was seen, and move the LSTM on: equations 1-6 and section 4.2.1."""
@@ -189,6 +199,20 @@ class AttentionDecoder(nn.Module):
         """L_o(E y + L_h h + L_z z), equation 7."""
         deep = embedded + self.output_hidden(hidden) + self.output_context(context)
         return self.output_word(self.dropout(deep))  # type: ignore[no-any-return]
+
+
+def _rows_left(real: Tensor) -> list[int]:
+    """Count, for every step, the rows up to the last one that still matters in any image; at least one."""
+    to_come = real.any(0).flip(1).cummax(1).values.flip(1)  # (K, T): anything from this step on
+    numbers = torch.arange(1, len(to_come) + 1, device=real.device).unsqueeze(1)
+    return [int(rows) for rows in torch.where(to_come, numbers, 1).amax(0).tolist()]
+
+
+def _stack(parts: Sequence[Tensor], rows: int, filling: int = 0) -> Tensor:
+    """Stack parts (B, k, ...) of the steps, the rows they lack filled in, to (B, K, T, ...)."""
+    return torch.stack(
+        [functional.pad(p, (0, 0) * (p.dim() - 2) + (0, rows - p.shape[1]), value=filling) for p in parts], 2
+    )
 
 
 def _widen(tensor: Tensor) -> Tensor:

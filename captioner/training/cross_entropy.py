@@ -29,7 +29,7 @@ class CrossEntropy(nn.Module):
         """Rate the decoder by teacher forcing."""
         targets = batch.tokens[:, :, 1:]
         real = targets != self.pad
-        output = decoder(batch.features, batch.tokens[:, :, :-1])
+        output = decoder(batch.features, batch.tokens[:, :, :-1], real=real)
         cross_entropy = -word_log_probs(output.logits, targets, real).sum() / batch.totals.words
         coverage = doubly_stochastic_term(output.alpha, real, batch.totals.captions)
         loss = cross_entropy + self.doubly_stochastic * coverage

@@ -90,7 +90,7 @@ class HardAttention(nn.Module):
         def choose(alpha: Tensor) -> Tensor:
             return torch.where(sampled, sample(alpha), EVERYWHERE)
 
-        output = decoder(batch.features, batch.tokens[:, :, :-1], choose)
+        output = decoder(batch.features, batch.tokens[:, :, :-1], choose, real)
         log_probs = word_log_probs(output.logits, targets, real)
         drawn = real & sampled.unsqueeze(-1)
         advantage = self._advantage(log_probs.detach(), targets, drawn)

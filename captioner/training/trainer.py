@@ -293,7 +293,7 @@ def _optimizer(decoder: nn.Module, fine_tuned: Sequence[nn.Parameter], config: T
         for matrices in (True, False)
         if parameters
     ]
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:

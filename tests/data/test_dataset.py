@@ -30,10 +30,10 @@ def test_a_batch_holds_photos_with_all_their_captions(dataset: CaptionDataset) -
     assert torch.equal(batch.features, dataset.source.read([0, 3], 0))
     pad, bos, eos, unk, a, dog, big, runs = range(8)
     first = batch.tokens[0].tolist()
-    assert first[0][:4] == [bos, a, dog, eos]
-    # Cut after five words, it did not end there.
-    assert first[1][:6] == [bos, a, big, unk, dog, runs]
-    assert eos not in first[1]
+    # The longest comes first. Cut after five words, it did not end there.
+    assert first[0][:6] == [bos, a, big, unk, dog, runs]
+    assert eos not in first[0]
+    assert first[1][:4] == [bos, a, dog, eos]
     # This photo has two captions, the other five.
     assert batch.tokens.shape[1] == 5
     assert (batch.tokens[0, 2:] == pad).all()

@@ -149,3 +149,22 @@ def test_reorder_takes_the_rows_asked_for(decoder: AttentionDecoder, features: t
     assert torch.equal(moved.hidden[0], state.hidden[0][[2, 0, 0]])
     assert torch.equal(moved.cell[1], state.cell[1][[1, 1, 2]])
     assert moved.features is state.features
+
+
+def test_rows_that_do_not_matter_are_left_out_and_the_others_stay_what_they_are() -> None:
+    torch.manual_seed(0)
+    decoder = AttentionDecoder(DecoderConfig(6, 8, 9, 0.0), 7, 11)
+    features, tokens = torch.randn(3, 5, 7), torch.randint(0, 11, (3, 4, 6))
+    lengths = torch.tensor([[6, 4, 2, 0], [3, 3, 0, 0], [5, 1, 1, 1]])
+    real = torch.arange(6) < lengths.unsqueeze(-1)
+    rows: list[int] = []
+    decoder.attention.register_forward_hook(lambda module, inputs, look: rows.append(look.alpha.shape[1]))
+    whole = decoder(features, tokens)
+    assert rows == [4] * 6
+    rows.clear()
+    short = decoder(features, tokens, real=real)
+    assert rows == [4, 3, 2, 2, 1, 1]
+    for part, whole_part in zip(short, whole, strict=True):
+        assert part.shape == whole_part.shape
+        assert torch.allclose(part[real], whole_part[real], atol=1e-6)
+    assert short.alpha[0, 3, 1:].abs().max() == 0

@@ -175,8 +175,8 @@ def test_coins_are_tossed_per_image_and_shared_by_its_captions(decoder: Attentio
     seen: list[Tensor] = []
 
     class Spy(AttentionDecoder):
-        def forward(self, features, tokens, choose=expectation):  # type: ignore[no-untyped-def]
-            output = super().forward(features, tokens, choose)
+        def forward(self, features, tokens, choose=expectation, real=None):  # type: ignore[no-untyped-def]
+            output = super().forward(features, tokens, choose, real)
             seen.append(output.location)
             return output
 
@@ -354,9 +354,9 @@ def test_soft_attention_against_finite_differences(score: str, batch: Batch) -> 
 
     def loss(*parameters: Tensor) -> Tensor:
         class Bound:
-            def __call__(self, features: Tensor, tokens: Tensor) -> object:
+            def __call__(self, features: Tensor, tokens: Tensor, real: Tensor) -> object:
                 weights = dict(zip(names, parameters, strict=True))
-                return torch.func.functional_call(decoder, weights, (features, tokens))
+                return torch.func.functional_call(decoder, weights, (features, tokens), {"real": real})
 
         result: Tensor = CrossEntropy(PAD, 0.5)(Bound(), batch).loss  # type: ignore[arg-type]
         return result
