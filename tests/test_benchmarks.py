@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gradient_variance, memory, self_critical
+from benchmarks import gradient_variance, memory, self_critical, training_cost
 from benchmarks import train as training_speed
 
 
@@ -79,3 +80,24 @@ def test_memory_is_measured_of_train_itself(
     monkeypatch.setattr(memory, "QUICK_SIZES", (70,))
     assert memory.main(["--quick"]) == 0
     assert figures(capsys)["peak_megabytes"]["70"] > 100  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "extra", ["", 'features = "computed"\nfine_tune_from = 5', 'objective = "self_critical"\nstart = "x"']
+)
+def test_training_cost_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: str) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(
+        f'[data]\nroot = "x"\n[encoder]\nname = "resnet18"\ninput_size = 64\n[train]\nimages_per_batch = 4\n{extra}\n'
+    )
+    assert training_cost.main([str(path), "--photos", "20", "--steps", "1", "--device", "cpu"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"features of a photo, 1 stored +\| +4,096 bytes", table)
+    assert "100 captions" in table
+    assert "10 epochs of 5 steps" in table
+
+
+@pytest.mark.parametrize("wrong", [["--photos", "1"], ["--steps", "0"], ["--batch", "0"]])
+def test_training_cost_refuses_what_cannot_be_measured(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert training_cost.main(["recipes/coco-soft.toml", *wrong]) == 1
+    assert "--photos needs at least 2" in capsys.readouterr().err

@@ -17,7 +17,7 @@ PREPROCESSING = PreprocessingConfig(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[CaptionedImage]:
-    captions = ["A dog .", "A dog on the Left .", "A cat .", "A man ."]
+    captions = ["A dog .", "A dog on the Left .", "A bright cat .", "A man ."]
     for index in range(4):
         noise_photo(index, 120, 90).save(tmp_path / f"{index}.png")
     return [CaptionedImage(tmp_path / f"{index}.png", (caption,)) for index, caption in enumerate(captions)]

@@ -261,7 +261,7 @@ def test_a_seed_on_the_command_line_takes_the_place_of_the_recipes(workplace: Pa
     assert read_config(workplace / "given" / "best")["notes"]["recipe"]["train"]["seed"] == 6
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("flickr8k-*.toml")), ids=lambda path: path.stem)
 def test_committed_recipes_run_on_their_real_data_format(workplace: Path, recipe: Path) -> None:
     """The recipe itself, cut short, with the packaged weights: only the photos are made up."""
     text, cuts = re.subn(r"(?m)^epochs = \d+$", "epochs = 1", recipe.read_text())
