@@ -181,7 +181,7 @@ class Trainer:
         )
         with bar:
             read = partial(self._read, progress.epoch)
-            for parts in map_ahead(read, batches[progress.batch :], workers=_READERS, ahead=2 * _READERS):
+            for parts in map_ahead(read, batches[progress.batch :], workers=_READERS, ahead=_READERS):
                 logs, stop = self._step(parts, requests)
                 progress.batch += 1
                 progress.step += 1
