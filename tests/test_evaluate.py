@@ -28,6 +28,7 @@ def test_scores_are_printed_with_their_protocol(recipe: Path, capsys: pytest.Cap
     assert "tokenised, lower case" in output
     for order in (1, 2, 3, 4):
         assert f"BLEU-{order}" in output
+    assert re.search(r"^CIDEr +\d+\.\d\d$", output, re.MULTILINE)
     bits, elsewhere = re.findall(r"attention: ([\d.]+) of 7\.17 bits, ([\d.]+) of it elsewhere", output)[0]
     assert 0 < float(bits) < 7.17
     assert 0 < float(elsewhere) < 1
@@ -68,9 +69,11 @@ def test_the_bundled_models_score_what_the_readme_says(
     name: str, at_least: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate.main([str(BUNDLED.with_name(f"flickr8k-{name}")), "--device", "cpu"]) == 0
-    scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line.startswith("BLEU-")]
+    scores = [
+        float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line.startswith(("BLEU-", "CIDEr"))
+    ]
     readme = (Path(evaluate.__file__).parent / "README.md").read_text()
     row = next(line for line in readme.splitlines() if line.startswith(f"| {name} attention"))
-    stated = [float(cell) for cell in row.split("|")[2:6]]
+    stated = [float(cell) for cell in row.split("|")[2:7]]
     assert scores == pytest.approx(stated, abs=0.1)
     assert scores[3] >= at_least

@@ -29,6 +29,7 @@ from captioner.prefetch import map_ahead
 
 _INDEX, _FEATURES, _LOCK = "index.json", "features.f16", "lock"
 _BATCH = 32
+_READERS = 4  # threads that decode photos
 
 
 def fingerprint(encoder: ImageEncoder) -> str:
@@ -184,7 +185,7 @@ def _append(
 ) -> None:
     batch: list[Tensor] = []
     pixels = partial(photos.pixels, view=view)
-    for tensor in map_ahead(pixels, range(done, len(photos)), workers=2, ahead=2 * _BATCH):
+    for tensor in map_ahead(pixels, range(done, len(photos)), workers=_READERS, ahead=2 * _BATCH):
         batch.append(tensor)
         bar.update()
         if len(batch) == _BATCH:

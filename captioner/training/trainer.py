@@ -154,7 +154,7 @@ class Trainer:
                     if run_log:
                         run_log.write(progress.step, **logs)
                 seconds = time.monotonic() - start
-                rate = (progress.batch - done) * config.images_per_batch / seconds
+                rate = (len(self.data) - done * config.images_per_batch) / seconds
                 self.model.eval()
                 scores = self.validate(self.model)
                 progress.epoch, progress.batch = progress.epoch + 1, 0
