@@ -127,8 +127,11 @@ def begun(recipe: Recipe, images: list[CaptionedImage]) -> tuple[ShowAttendTell,
     # What a recipe leaves to the encoder, a checkpoint has filled in; and its weights are its own.
     wanted["encoder"] = {**found["encoder"], **{k: v for k, v in wanted["encoder"].items() if v is not None}}
     wanted["encoder"]["weights"] = found["encoder"]["weights"]
-    # Dropout is no part of the weights.
-    for name in ("dropout", "feature_dropout"):
+    # Dropout is no part of the weights, and soft and hard attention have the same ones.
+    alike = ["dropout", "feature_dropout"]
+    if {found["decoder"]["attention"], wanted["decoder"]["attention"]} == {"soft", "hard"}:
+        alike.append("attention")
+    for name in alike:
         found["decoder"][name] = wanted["decoder"][name]
     changes = differences(found, wanted)
     if changes:
@@ -159,7 +162,8 @@ def build_objective(
     if config.objective == "self_critical":
         references = [image.captions for image in images]
         length = recipe.decoding.max_length
-        return SelfCritical(vocabulary, references, config.doubly_stochastic, config.self_critical, length)
+        sampling = config.hard_attention.sampling if recipe.decoder.attention == "hard" else 0.0
+        return SelfCritical(vocabulary, references, config.doubly_stochastic, config.self_critical, length, sampling)
     if recipe.decoder.attention == "hard":
         batches = steps_in(data, config) * config.accumulate
         return HardAttention(vocabulary.pad, len(vocabulary), config.doubly_stochastic, config.hard_attention, batches)

@@ -279,7 +279,8 @@ class TrainConfig(Settings):
     objective : {"cross_entropy", "self_critical"}
         Likelihood of the true captions (a bound on it if the attention is hard), or CIDEr-D of the model's own.
     start : str, optional
-        Checkpoint whose weights and words the run starts from; fresh ones if not given.
+        Checkpoint whose weights and words the run starts from; fresh ones if not given. It must be of the recipe's
+        encoder and decoder, but for dropout, and for soft attention that is to become hard or the other way round.
     epochs : int
         Passes over the train split, and the length of the learning-rate schedule.
     images_per_batch : int

@@ -154,11 +154,14 @@ class SampledCaptions(NamedTuple):
         (B, K, T), of each token given those before it, 0 on padding; gradients flow through them.
     alpha : Tensor
         (B, K, T, L), the distribution of where each token was looked for.
+    location : Tensor
+        (B, K, T), the one location it was looked for at; -1 where it was all of them, by their weights.
     """
 
     tokens: Tensor
     log_probs: Tensor
     alpha: Tensor
+    location: Tensor
 
 
 def sample_captions(
@@ -184,14 +187,14 @@ def sample_captions(
     """
     token = torch.full(shape, special.bos, device=device)
     ended = torch.zeros(shape, dtype=torch.bool, device=device)
-    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    steps: list[tuple[Tensor, ...]] = []
     for t in range(max_length):
-        all_log_probs, alpha, _, state = step(token, state)
+        all_log_probs, alpha, location, state = step(token, state)
         possible = torch.log_softmax(_mask(all_log_probs, special, first=t == 0), -1)
         drawn = torch.multinomial(possible.detach().exp().flatten(0, 1), 1).view(shape)
         log_prob = possible.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
         token = drawn.masked_fill(ended, special.pad)
-        steps.append((token, log_prob.masked_fill(ended, 0.0), alpha))
+        steps.append((token, log_prob.masked_fill(ended, 0.0), alpha, location))
         ended = ended | (token == special.eos)
         if ended.all():
             break

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from captioner.config import HardAttentionConfig
 from captioner.data.dataset import Batch
-from captioner.models.attention import EVERYWHERE, sample
+from captioner.models.attention import EVERYWHERE, Choice, sample
 from captioner.models.decoder import AttentionDecoder
 from captioner.training.distributed import add_over_processes
 from captioner.training.objective import LossOutput, doubly_stochastic_term, word_log_probs
@@ -84,17 +84,12 @@ class HardAttention(nn.Module):
         targets = batch.tokens[:, :, 1:]
         real = targets != self.pad  # (B, K, T)
         words = batch.totals.words
-        # One coin per image, for all its captions and words.
-        sampled = torch.rand(len(targets), 1, device=targets.device) < self._sampling()
-
-        def choose(alpha: Tensor) -> Tensor:
-            return torch.where(sampled, sample(alpha), EVERYWHERE)
-
+        choose = sampled_for_some(len(targets), self._sampling(), targets.device)
         output = decoder(batch.features, batch.tokens[:, :, :-1], choose, real)
         log_probs = word_log_probs(output.logits, targets, real)
-        drawn = real & sampled.unsqueeze(-1)
+        drawn = real & (output.location != EVERYWHERE)
         advantage = self._advantage(log_probs.detach(), targets, drawn)
-        reinforce = (advantage * _log_prob_of_locations(output.alpha, output.location, drawn)).sum() / words
+        reinforce = (advantage * log_prob_of_locations(output.alpha, output.location, drawn)).sum() / words
         entropy = (_entropy(output.alpha) * real).sum() / words
         cross_entropy = -log_probs.sum() / words
         coverage = doubly_stochastic_term(output.alpha, real, batch.totals.captions)
@@ -134,7 +129,13 @@ class HardAttention(nn.Module):
         self.baseline.copy_(torch.where(counts.view_as(self.baseline) > 0, moved, self.baseline))
 
 
-def _log_prob_of_locations(alpha: Tensor, location: Tensor, drawn: Tensor) -> Tensor:
+def sampled_for_some(images: int, probability: float, device: torch.device) -> Choice:
+    """Toss a coin for each image, for all its captions and words: sampled locations, or the expectation."""
+    sampled = torch.rand(images, 1, device=device) < probability
+    return lambda alpha: torch.where(sampled, sample(alpha), EVERYWHERE)
+
+
+def log_prob_of_locations(alpha: Tensor, location: Tensor, drawn: Tensor) -> Tensor:
     """Log alpha of every location that was drawn, 0 elsewhere: (B, K, T); its sum over a caption is log p(s)."""
     chosen = alpha.gather(-1, location.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, K, T)
     return chosen.masked_fill(~drawn, 1).log()

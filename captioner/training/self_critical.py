@@ -14,7 +14,9 @@ from captioner.data.dataset import Batch
 from captioner.decoding import greedy_search, sample_captions
 from captioner.errors import DatasetError
 from captioner.metrics.cider import CiderReward
+from captioner.models.attention import EVERYWHERE, expectation
 from captioner.models.decoder import AttentionDecoder
+from captioner.training.hard_attention import log_prob_of_locations, sampled_for_some
 from captioner.training.objective import LossOutput, doubly_stochastic_term
 from captioner.vocabulary import Vocabulary, tokenize
 
@@ -34,7 +36,8 @@ class SelfCritical(nn.Module):
     so the estimator is unbiased. The samples come from the network as it is trained, dropout included; the greedy
     caption, as in captioning, without.
 
-    Attention is looked at through its expectation, under hard attention too.
+    Under hard attention the locations of a caption are drawn with it, for an image with the probability with which they
+    are in `HardAttention`, and share its reward: log p(w_k) is then log p(w_k | s_k) + log p(s_k).
 
     Parameters
     ----------
@@ -46,6 +49,8 @@ class SelfCritical(nn.Module):
     config : SelfCriticalConfig
     max_length : int
         Most words of a sampled caption.
+    sampling : float
+        Probability that the words of an image are looked for at sampled locations; 0 for soft attention.
 
     Raises
     ------
@@ -61,12 +66,14 @@ class SelfCritical(nn.Module):
         doubly_stochastic: float,
         config: SelfCriticalConfig,
         max_length: int,
+        sampling: float = 0.0,
     ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.doubly_stochastic = doubly_stochastic
         self.config = config
         self.max_length = max_length
+        self.sampling = sampling
         numbers = {word: number for number, word in enumerate(vocabulary.words)}
         # Words the model cannot say still count against it, so they have numbers too, past those of the vocabulary.
         encoded = [
@@ -80,16 +87,20 @@ class SelfCritical(nn.Module):
         """Draw captions of the batch's photos, and rate them."""
         images = len(batch.features)
         shape = (images, self.config.samples)
-        state = decoder.init_state(batch.features, self.config.samples)
-        sampled = sample_captions(decoder.step, state, shape, self.vocabulary, self.max_length, batch.features.device)
+        device = batch.features.device
+        choose = sampled_for_some(images, self.sampling, device) if self.sampling else expectation
+        state = decoder.init_state(batch.features, self.config.samples, choose)
+        sampled = sample_captions(decoder.step, state, shape, self.vocabulary, self.max_length, device)
         rewards = self._rewards(batch.rows, sampled.tokens)
         if self.config.baseline == "greedy":
             baseline = self._rewards(batch.rows, self._greedy(decoder, batch.features))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (self.config.samples - 1)
         captions = batch.totals.images * self.config.samples
-        log_probs = sampled.log_probs.sum(2)  # (B, K)
         real = sampled.tokens != self.vocabulary.pad
+        drawn = real & (sampled.location != EVERYWHERE)
+        where = log_prob_of_locations(sampled.alpha, sampled.location, drawn)
+        log_probs = (sampled.log_probs + where).sum(2)  # (B, K)
         coverage = doubly_stochastic_term(sampled.alpha, real, captions)
         loss = -((rewards - baseline).to(log_probs) * log_probs).sum() / captions + self.doubly_stochastic * coverage
         logs = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,23 +43,36 @@ def batch() -> Batch:
     return whole_batch(features, torch.full((1, 1, 2), BOS))
 
 
-def make_objective(baseline: str = "others", samples: int = 2, doubly_stochastic: float = 0.0) -> SelfCritical:
+def make_objective(
+    baseline: str = "others", samples: int = 2, doubly_stochastic: float = 0.0, sampling: float = 0.0
+) -> SelfCritical:
     config = SelfCriticalConfig(samples, baseline)  # type: ignore[arg-type]
-    return SelfCritical(VOCABULARY, REFERENCES, doubly_stochastic, config, LONGEST)
+    return SelfCritical(VOCABULARY, REFERENCES, doubly_stochastic, config, LONGEST, sampling)
 
 
-def every_caption(decoder: AttentionDecoder, features: Tensor) -> Iterator[tuple[list[int], Tensor]]:
-    """All captions, the end token last where they end by themselves, and their log-probabilities."""
+def look_at(cell: int, alpha: Tensor) -> Tensor:
+    return torch.full(alpha.shape[:-1], cell)
+
+
+def every_caption(
+    decoder: AttentionDecoder, features: Tensor, hard: bool = False
+) -> Iterator[tuple[list[int], Tensor]]:
+    """All captions, the end token last where they end by themselves, and their log-probabilities.
+
+    If `hard`, each caption under each sequence of locations that its words could have been looked for at.
+    """
     start = decoder.init_state(features)
     open_ones: list[tuple[list[int], Tensor, int, DecoderState]] = [([], torch.zeros(()).double(), BOS, start)]
     for t in range(LONGEST):
         continued = []
-        for words, log_prob, before, state in open_ones:
-            log_probs, *_, after = decoder.step(torch.tensor([[before]]), state)
+        for (words, log_prob, before, state), cell in itertools.product(open_ones, range(3) if hard else [-1]):
+            looking = state._replace(choose=partial(look_at, cell))
+            log_probs, alpha, _, after = decoder.step(torch.tensor([[before]]), looking)
+            where = alpha[0, 0, cell].log() if hard else 0
             possible = [4, 5] if t == 0 else [EOS, 4, 5]
             chosen = torch.log_softmax(log_probs[0, 0, possible], 0)
             for token, increment in zip(possible, chosen, strict=True):
-                caption = ([*words, token], log_prob + increment)
+                caption = ([*words, token], log_prob + where + increment)
                 if token == EOS or t == LONGEST - 1:
                     yield caption
                 else:
@@ -77,15 +92,16 @@ def gradient(decoder: AttentionDecoder, loss: Tensor) -> Tensor:
 def test_captions_enumerated_are_all_there_are(decoder: AttentionDecoder, batch: Batch) -> None:
     captions = list(every_caption(decoder, batch.features))
     assert len(captions) == 2 + 4 + 8
-    assert sum(log_prob.exp().item() for _, log_prob in captions) == pytest.approx(1)
+    assert len(list(every_caption(decoder, batch.features, hard=True))) == 2 * 9 + 4 * 27 + 8 * 27
 
 
-@pytest.mark.parametrize("baseline", ["others", "greedy"])
+@pytest.mark.parametrize(("baseline", "hard"), [("others", False), ("greedy", False), ("others", True)])
 def test_the_estimator_is_the_exact_gradient_in_expectation(
-    decoder: AttentionDecoder, batch: Batch, baseline: str
+    decoder: AttentionDecoder, batch: Batch, baseline: str, hard: bool
 ) -> None:
-    objective = make_objective(baseline)
-    captions = list(every_caption(decoder, batch.features))
+    objective = make_objective(baseline, sampling=1.0 if hard else 0.0)
+    captions = list(every_caption(decoder, batch.features, hard))
+    assert sum(log_prob.exp().item() for _, log_prob in captions) == pytest.approx(1)
     rewards = [reward(objective, caption) for caption, _ in captions]
     assert max(rewards) > 3 * min(rewards) > 0
     expected = torch.stack([r * log_prob.exp() for r, (_, log_prob) in zip(rewards, captions, strict=True)]).sum()
@@ -129,9 +145,9 @@ def test_parts_of_a_step_add_up(decoder: AttentionDecoder, batch: Batch) -> None
     ]
     outputs = [objective(decoder, part) for part in parts]
     together = objective(decoder, whole)
-    assert float(sum(output.loss for output in outputs)) == pytest.approx(float(together.loss))
+    assert sum(output.loss.item() for output in outputs) == pytest.approx(together.loss.item())
     for name, value in together.logs.items():
-        assert float(sum(output.logs[name] for output in outputs)) == pytest.approx(float(value))
+        assert sum(output.logs[name].item() for output in outputs) == pytest.approx(value.item())
 
 
 def test_the_greedy_baseline_leaves_the_mode_of_the_decoder_alone(decoder: AttentionDecoder, batch: Batch) -> None:
