@@ -59,6 +59,8 @@ def evaluate(options: argparse.Namespace) -> None:
     """Caption every photo of the split once, and print its scores."""
     decoding = DecodingOptions(beam_size=options.beam, context=options.context, seed=options.seed)
     images = read_split(Recipe.read(options.data).data, options.split)
+    if len(images) < 2:
+        raise CaptionerError(f"{options.split} split: one photo alone cannot be scored by CIDEr; it needs two or more")
     captioner = Captioner.load(options.checkpoint, options.device)
     stream = captioner.caption_many((image.path for image in images), decoding)
     hypotheses, bits, moved = [], [], []

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from captioner.checkpoint import load_checkpoint, read_config
-from captioner.config import ModelConfig, Recipe
+from captioner.checkpoint import is_checkpoint, load_checkpoint, read_config
+from captioner.config import DataConfig, ModelConfig, Recipe
 from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, Source
 from captioner.data.features import FeatureStore, StoredViews, fingerprint
@@ -22,7 +23,7 @@ from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
 from captioner.training.cross_entropy import CrossEntropy
-from captioner.training.distributed import join, leave, rank
+from captioner.training.distributed import join, leave, own_device, processes, rank
 from captioner.training.hard_attention import HardAttention
 from captioner.training.self_critical import SelfCritical
 from captioner.training.trainer import RunStoppedError, Trainer, steps_in
@@ -48,27 +49,35 @@ def main(arguments: list[str] | None = None) -> int:
         train(recipe, options)
     except RunStoppedError as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
+        leave()
         return 128 + stopped.signal
     except (CaptionerError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        if processes() > 1:
+            # Parting in good order would wait for the others, who wait for this one.
+            sys.stderr.flush()
+            os._exit(1)
         return 1
     except KeyboardInterrupt:
-        print("train.py: interrupted; go on with --resume", file=sys.stderr)
+        print("train.py: interrupted; go on with --resume, if it had come to its first checkpoint", file=sys.stderr)
         return 130
-    finally:
-        leave()
+    leave()
     return 0
 
 
 def train(recipe: Recipe, options: argparse.Namespace) -> None:
     """Build everything the recipe names, and fit."""
     folder = options.output or Path("runs") / options.recipe.stem
-    device = join(choose_device(options.device))
+    device = own_device(choose_device(options.device))
     if rank() > 0:
         logging.getLogger().setLevel(logging.ERROR)  # one process tells
-    if (folder / "last").exists() and not options.resume:
+    if is_checkpoint(folder / "last") and not options.resume:
         raise CaptionerError(
             f"{folder}: holds a run already; add --resume to go on with it, or choose another --output"
+        )
+    if options.resume and not is_checkpoint(folder / "last"):
+        raise CaptionerError(
+            f"{folder}: no run to go on with, it ended before its first checkpoint; leave --resume out"
         )
     folder.mkdir(parents=True, exist_ok=True)
     train_images, dev_images = read_split(recipe.data, "train"), read_split(recipe.data, "dev")
@@ -78,8 +87,8 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
     logging.info("%d parameters in the decoder", sum(p.numel() for p in model.decoder.parameters()))
     precision = getattr(torch, recipe.train.precision)
 
-    def source(images: list[CaptionedImage], split: str, views: int) -> Source:
-        photos = Photos(images, model.encoder.preprocessing, recipe.data)
+    def source(images: list[CaptionedImage], split: str, data: DataConfig) -> Source:
+        photos = Photos(images, model.encoder.preprocessing, data)
         if recipe.train.features == "computed":
             return photos
         name = "-".join([Path(recipe.data.root).name, split, recipe.train.precision, fingerprint(model.encoder)[:12]])
@@ -94,19 +103,21 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
                     precision=precision,
                     label=f"{split} features" + f", view {view}" * bool(view),
                 )
-                for view in range(views)
+                for view in range(data.views)
             ]
         )
 
-    data = CaptionDataset(
-        train_images, source(train_images, "train", recipe.data.views), vocabulary, recipe.data.max_length
-    )
+    train_source = source(train_images, "train", recipe.data)
+    # Photos to be judged by are seen as they are.
+    dev_source = source(dev_images, "dev", dataclasses.replace(recipe.data, mirror=False, crop=0.0, views=1))
+    data = CaptionDataset(train_images, train_source, vocabulary, recipe.data.max_length)
     if not options.resume and recipe.train.start is None:
         model.decoder.expect_words(data.word_counts(len(vocabulary)))
-    validation = Validation(dev_images, source(dev_images, "dev", 1), vocabulary, recipe.decoding, precision)
+    validation = Validation(dev_images, dev_source, vocabulary, recipe.decoding, precision)
     objective = build_objective(recipe, vocabulary, data, train_images).to(device)
     # Half a million captions as text are no longer needed.
     del train_images
+    join(device)
     progress = Trainer(model, vocabulary, data, objective, validation, recipe, folder, options.resume).fit()
     logging.info(
         "best: %s %.2f on dev after epoch %d, in %s",

@@ -115,9 +115,9 @@ def ours(recipe: Recipe, precision: str, model: ShowAttendTell, data: CaptionDat
     once = dataclasses.replace(recipe, train=train)
     objective = CrossEntropy(WORDS.pad, recipe.train.doubly_stochastic)
     run = Path(tempfile.mkdtemp(dir=folder))
-    Trainer(model, WORDS, data, objective, lambda _: {"bleu4": 0.0}, once, run, resume=False).fit()
+    Trainer(model, WORDS, data, objective, lambda _: {recipe.train.select_by: 0.0}, once, run, resume=False).fit()
     *_, last = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
-    return float(last["photos_per_second"]) * data.totals(range(len(data))).captions / len(data)
+    return data.totals(range(len(data))).captions / float(last["seconds"])
 
 
 def encoder_in_loop(model: ShowAttendTell, data: CaptionDataset, device: torch.device) -> float:
@@ -125,7 +125,7 @@ def encoder_in_loop(model: ShowAttendTell, data: CaptionDataset, device: torch.d
     size = model.encoder.preprocessing.input_size
     pixels = torch.randint(0, 256, (TUTORIAL_BATCH, 3, size, size), dtype=torch.uint8).to(device)
     batch = data.batch(range(TUTORIAL_BATCH), 0)
-    tokens = batch.tokens[:, :1].to(device)
+    tokens = batch.tokens[:, 2:3].to(device)  # of five captions, sorted, the one of median length
     totals = Totals(TUTORIAL_BATCH, TUTORIAL_BATCH, int((tokens[:, :, 1:] != WORDS.pad).sum()))
     objective = CrossEntropy(WORDS.pad, 1.0)
     optimizer = torch.optim.AdamW(model.decoder.parameters())

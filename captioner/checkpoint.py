@@ -128,6 +128,11 @@ def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:
     return model.eval(), vocabulary
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether there is one, be it one whose writer was stopped between its two renames."""
+    return folder.is_dir() or _previous(folder).is_dir()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json`: `format`, `model` and `notes`.
 

@@ -169,6 +169,8 @@ class DataConfig(Settings):
                 yield f"{name} = {getattr(self, name)} must be at least 1"
         if not 0 <= self.crop <= 0.9:
             yield f"crop = {self.crop} must lie in 0..0.9"
+        if self.views > 1 and not self.mirror and not self.crop:
+            yield f"views = {self.views} would be all alike without mirror or crop"
 
 
 @dataclass(frozen=True)
@@ -357,6 +359,8 @@ class TrainConfig(Settings):
             yield f"seed = {self.seed} must lie in 0..2^40, 2^40 excluded"
         if not 0 <= self.warmup < 1:
             yield f"warmup = {self.warmup} must lie in 0..1, 1 excluded"
+        if self.fine_tune_from is not None and self.fine_tune_from < 1:
+            yield f"fine_tune_from = {self.fine_tune_from} must be at least 1"
         if self.fine_tune_from is not None and self.features != "computed":
             yield f"fine_tune_from = {self.fine_tune_from} needs features = 'computed', not {self.features!r}"
         if self.objective == "self_critical" and self.start is None:
@@ -374,6 +378,11 @@ class Recipe(Settings):
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
     def _faults(self) -> typing.Iterator[str]:
+        varied = self.data.mirror or self.data.crop > 0
+        if self.train.features == "stored" and varied and self.data.views == 1:
+            yield "data.mirror and data.crop need data.views = 2 or more with train.features = 'stored'"
+        if self.train.features == "computed" and self.data.views > 1:
+            yield f"data.views = {self.data.views} is for train.features = 'stored'; computed ones have no end of views"
         if self.decoding.context != "expectation" and self.decoder.attention != "hard":
             yield (
                 f"decoding.context = {self.decoding.context!r} needs decoder.attention = 'hard', not "

@@ -191,7 +191,8 @@ def sample_captions(
     for t in range(max_length):
         all_log_probs, alpha, location, state = step(token, state)
         possible = torch.log_softmax(_mask(all_log_probs, special, first=t == 0), -1)
-        drawn = torch.multinomial(possible.detach().exp().flatten(0, 1), 1).view(shape)
+        # Of a model that has diverged anything may be drawn; its loss tells.
+        drawn = torch.multinomial(possible.detach().exp().nan_to_num(nan=1.0).flatten(0, 1), 1).view(shape)
         log_prob = possible.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
         token = drawn.masked_fill(ended, special.pad)
         steps.append((token, log_prob.masked_fill(ended, 0.0), alpha, location))

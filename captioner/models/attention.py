@@ -38,7 +38,9 @@ def argmax(alpha: Tensor) -> Tensor:
 
 def sample(alpha: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Look at one location drawn from the distribution: stochastic "hard" attention (section 4.1, equation 8)."""
-    return torch.multinomial(alpha.detach().flatten(0, -2), 1, generator=generator).view(alpha.shape[:-1])
+    # Of a network that has diverged anything may be drawn; its loss tells.
+    weights = alpha.detach().nan_to_num(nan=1.0).flatten(0, -2)
+    return torch.multinomial(weights, 1, generator=generator).view(alpha.shape[:-1])
 
 
 class Look(NamedTuple):

@@ -317,7 +317,8 @@ def _stages(network: nn.Module, size: int) -> dict[str, int]:
     def record(prefix: str, module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal reached
         # Squeeze-and-excite convolutions see a single cell, which is no halving.
-        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] >= grid:
+        is_map = isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] == output.shape[-2]
+        if is_map and output.shape[-1] >= grid:
             reached = max(reached, round(math.log2(size / output.shape[-1])))
         for name, _ in module.named_parameters(recurse=False):
             stages[f"{prefix}.{name}"] = reached

@@ -13,34 +13,32 @@ from torch import Tensor
 from captioner.errors import CaptionerError
 
 Item = TypeVar("Item")
+_TIMEOUT = datetime.timedelta(minutes=30)  # for the slowest share of a validation
 
 
-def join(device: torch.device) -> torch.device:
-    """Find the other processes, if `torchrun` started this one.
-
-    Returns
-    -------
-    device
-        The given one, or, of several GPUs, this process's own.
+def own_device(device: torch.device) -> torch.device:
+    """Choose, of several GPUs, the one of this process.
 
     Raises
     ------
     CaptionerError
         If there are more processes than GPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if device.type != "cuda" or processes() < 2:
         return device
-    if device.type == "cuda":
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
-            raise CaptionerError(
-                f"--nproc-per-node asks for more processes than there are GPUs ({torch.cuda.device_count()})"
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    # One process may compute features for hours while the others wait; torchrun ends them all if it dies.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=1))
-    return device
+    local = int(os.environ["LOCAL_RANK"])
+    if local >= torch.cuda.device_count():
+        raise CaptionerError(
+            f"--nproc-per-node asks for more processes than there are GPUs ({torch.cuda.device_count()})"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def join(device: torch.device) -> None:
+    """Find the other processes, if `torchrun` started this one; all that only one of them does must be done by then."""
+    if processes() > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
 
 
 def leave() -> None:
@@ -51,12 +49,12 @@ def leave() -> None:
 
 def rank() -> int:
     """Return the number of this process; the one with number 0 writes."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return int(os.environ.get("RANK", "0"))
 
 
 def processes() -> int:
     """Count the processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def share(items: list[Item]) -> list[Item]:

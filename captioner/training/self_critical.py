@@ -55,8 +55,8 @@ class SelfCritical(nn.Module):
     Raises
     ------
     DatasetError
-        If the reward tells the references of a photo no better than those of another: then the captions do not belong
-        to their photos.
+        If there is one photo alone, or more words than can be told apart; or if the reward tells the references of a
+        photo no better than those of another: then the captions do not belong to their photos.
     """
 
     def __init__(
@@ -80,7 +80,10 @@ class SelfCritical(nn.Module):
             [[*(numbers.setdefault(w, len(numbers)) for w in tokenize(c)), vocabulary.eos] for c in captions]
             for captions in references
         ]
-        self.reward = CiderReward(encoded, len(numbers))
+        try:
+            self.reward = CiderReward(encoded, len(numbers))
+        except ValueError as error:
+            raise DatasetError(f"train split: {error}") from error
         _check(self.reward, encoded)
 
     def forward(self, decoder: AttentionDecoder, batch: Batch) -> LossOutput:

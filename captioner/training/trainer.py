@@ -34,6 +34,7 @@ from captioner.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
+_ECHO_SECONDS = 1.0  # torchrun passes on a signal that a scheduler or terminal has sent to all processes already
 _READERS = 4  # threads that read batches ahead; only decoding photos keeps more than one of them busy
 
 
@@ -117,6 +118,11 @@ class Trainer:
         self.model, self.vocabulary, self.data, self.objective = model, vocabulary, data, objective
         self.validate, self.recipe, self.folder = validate, recipe, folder
         self.device = next(model.decoder.parameters()).device
+        if config.accumulate * processes() > config.images_per_batch:
+            raise CaptionerError(
+                f"images_per_batch = {config.images_per_batch} is too small for accumulate = {config.accumulate} parts "
+                f"in each of {processes()} processes; raise it, or lower accumulate"
+            )
         fine_tuned = [] if config.fine_tune_from is None else model.encoder.fine_tune(config.fine_tune_from)
         self.parameters = [*model.decoder.parameters(), *fine_tuned]
         self.optimizer = _optimizer(model.decoder, fine_tuned, config)
@@ -131,8 +137,7 @@ class Trainer:
             self.progress = Progress(**state["progress"])
         self.rated: nn.Module = _Rated(model, objective)
         if processes() > 1:
-            # Buffers are moving averages that all processes compute alike, and BatchNorm's frozen statistics.
-            self.rated = DistributedDataParallel(self.rated, broadcast_buffers=False)
+            self.rated = DistributedDataParallel(self.rated)
 
     def fit(self) -> Progress:
         """Train.
@@ -148,19 +153,19 @@ class Trainer:
         run_log = RunLog(self.folder, progress.step) if rank() == 0 else None
         with _stop_requests() as requests, contextlib.closing(run_log) if run_log else contextlib.nullcontext():
             while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
-                start, done = time.monotonic(), progress.batch
+                start = time.monotonic()
                 self.model.train()
                 for logs in self._epoch(requests):
                     if run_log:
                         run_log.write(progress.step, **logs)
                 seconds = time.monotonic() - start
-                rate = (len(self.data) - done * config.images_per_batch) / seconds
+                self._save_last()  # validation may take long
                 self.model.eval()
                 scores = self.validate(self.model)
                 progress.epoch, progress.batch = progress.epoch + 1, 0
                 shown = {f"dev/{name}": value for name, value in scores.items()}
                 if run_log:
-                    run_log.write(progress.step, epoch=progress.epoch, **shown, seconds=seconds, photos_per_second=rate)
+                    run_log.write(progress.step, epoch=progress.epoch, **shown, seconds=seconds)
                     tqdm.write(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.2f}" for k, v in shown.items()))
                 if scores[config.select_by] > progress.best_score:
                     progress.best_score, progress.best_epoch = scores[config.select_by], progress.epoch
@@ -198,12 +203,15 @@ class Trainer:
         """Read this process's share of a step, in as many parts as it is computed in."""
         totals = self.data.totals(rows, processes())
         own = share(rows)
-        # A process whose share is empty must take its part in the exchange of gradients, with nothing to say.
-        shares = [own[part :: self.recipe.train.accumulate] for part in range(self.recipe.train.accumulate)]
-        parts = [self.data.batch(some, epoch, totals) for some in shares if some]
-        if not parts:
-            parts = [self.data.batch(rows[:1], epoch, Totals(math.inf, math.inf, math.inf))]
-        return parts
+        # All processes compute in as many parts, or their exchanges would not meet.
+        count = min(self.recipe.train.accumulate, math.ceil(len(rows) / processes()))
+        shares = [own[part::count] for part in range(count)]
+        return [self.data.batch(some, epoch, totals) if some else self._nothing(rows, epoch) for some in shares]
+
+    def _nothing(self, rows: list[int], epoch: int) -> Batch:
+        """Make a batch that adds nothing to a step, for a process that must take its part in the exchange."""
+        batch = self.data.batch(rows[:1], epoch, Totals(math.inf, math.inf, math.inf))
+        return batch._replace(tokens=torch.full_like(batch.tokens, self.data.pad))
 
     def _step(self, parts: Sequence[Batch], requests: Sequence[int]) -> tuple[dict[str, Tensor], bool]:
         """Take one step.
@@ -319,10 +327,17 @@ def _stop_requests() -> Iterator[list[int]]:
     requests: list[int] = []
     before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
+    asked = -math.inf
+
     def request(number: int, frame: FrameType | None) -> None:
-        requests.append(number)
-        signal.signal(number, before[number])
-        log.info("stopping after this step; once more to stop at once, and go on from the last checkpoint")
+        nonlocal asked
+        if requests and time.monotonic() - asked > _ECHO_SECONDS:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+        if not requests:
+            requests.append(number)
+            asked = time.monotonic()
+            log.info("stopping after this step; once more to stop at once, and go on from the last checkpoint")
 
     try:
         for number in before:

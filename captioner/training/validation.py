@@ -9,6 +9,7 @@ import torch
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage
 from captioner.data.dataset import Source
+from captioner.errors import DatasetError
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import cider
 from captioner.models.show_attend_tell import ShowAttendTell
@@ -34,6 +35,11 @@ class Validation:
         How captions are searched for.
     precision : torch.dtype
         Arithmetic of the encoder, where features are computed.
+
+    Raises
+    ------
+    DatasetError
+        If there are fewer than two photos.
     """
 
     def __init__(
@@ -44,6 +50,8 @@ class Validation:
         options: DecodingOptions,
         precision: torch.dtype,
     ) -> None:
+        if len(images) < 2:
+            raise DatasetError("dev split: one photo alone cannot be scored by CIDEr; it needs two or more")
         self.references = [[tokenize(caption) for caption in image.captions] for image in images]
         self.source = source
         self.vocabulary = vocabulary
