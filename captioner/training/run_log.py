@@ -14,16 +14,17 @@ class RunLog:
     ----------
     folder : Path
         Of the run.
-    step : int
-        Where the run stands; what an interrupted run wrote past it is dropped.
+    step, epoch : int
+        Where the run stands, and how many epochs it has scored; what an interrupted run wrote past it is dropped.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, epoch: int) -> None:
         # Takes a second to import, which reading a log should not cost.
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "metrics.jsonl"
-        kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= step] if path.exists() else []
+        rows = [(line, json.loads(line)) for line in whole_lines(path)] if path.exists() else []
+        kept = [line for line, row in rows if row["step"] <= step and row.get("epoch", 0) <= epoch]
         partial = folder / "metrics.jsonl.partial"
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         os.replace(partial, path)

@@ -150,7 +150,7 @@ class Trainer:
             If a signal asked for it (SIGTERM, Ctrl-C); all is saved.
         """
         config, progress = self.recipe.train, self.progress
-        run_log = RunLog(self.folder, progress.step) if rank() == 0 else None
+        run_log = RunLog(self.folder, progress.step, progress.epoch) if rank() == 0 else None
         with _stop_requests() as requests, contextlib.closing(run_log) if run_log else contextlib.nullcontext():
             while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
                 start = time.monotonic()
