@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from captioner.config import DecodingOptions, Recipe
+from captioner.config import DecodingOptions
 from captioner.data.annotations import read_split
 from captioner.errors import CaptionerError
 from captioner.metrics.attention import entropy, movement
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import cider
 from captioner.pipeline import BUNDLED, Captioner
+from captioner.recipe import Recipe
 from captioner.vocabulary import tokenize
 
 PROTOCOL = "tokenised, lower case, punctuation dropped; one caption per photo against all its references; percent"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from captioner.checkpoint import is_checkpoint, load_checkpoint, read_config
-from captioner.config import DataConfig, ModelConfig, Recipe
+from captioner.config import ModelConfig
 from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, Source
 from captioner.data.features import FeatureStore, StoredViews, fingerprint
@@ -22,6 +22,7 @@ from captioner.errors import CaptionerError
 from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
+from captioner.recipe import DataConfig, Recipe
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.distributed import join, leave, own_device, processes, rank
 from captioner.training.hard_attention import HardAttention
@@ -111,8 +112,12 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
     # Photos to be judged by are seen as they are.
     dev_source = source(dev_images, "dev", dataclasses.replace(recipe.data, mirror=False, crop=0.0, views=1))
     data = CaptionDataset(train_images, train_source, vocabulary, recipe.data.max_length)
+    counts = data.word_counts(len(vocabulary))
+    logging.info(
+        "%.1f %% of the words of the train captions are known", 100 * (1 - counts[vocabulary.unk] / counts.sum())
+    )
     if not options.resume and recipe.train.start is None:
-        model.decoder.expect_words(data.word_counts(len(vocabulary)))
+        model.decoder.expect_words(counts)
     validation = Validation(dev_images, dev_source, vocabulary, recipe.decoding, precision)
     objective = build_objective(recipe, vocabulary, data, train_images).to(device)
     # Half a million captions as text are no longer needed.

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from captioner.config import DataConfig
 from captioner.data.annotations import CaptionedImage
 from captioner.data.features import fingerprint
 from captioner.data.photos import Photos
 from captioner.models.encoder import ImageEncoder
+from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary
 
 CAPTIONS = 5  # of a photo

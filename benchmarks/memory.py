@@ -21,9 +21,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, too, it is part of the package of benchmarks
 
 from benchmarks.made_up import captioned, write_store
-from captioner.config import Recipe
 from captioner.data.features import fingerprint
 from captioner.models.encoder import ImageEncoder
+from captioner.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 SIZES, QUICK_SIZES, DEV = (1_000, 10_000, 100_000), (100, 1_000), 64

@@ -33,12 +33,13 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, too, it is part of the package of benchmarks
 
 from benchmarks.made_up import captioned, vocabulary, write_store
-from captioner.config import DecoderConfig, ModelConfig, Recipe
+from captioner.config import DecoderConfig, ModelConfig
 from captioner.data.dataset import Batch, CaptionDataset, Totals
 from captioner.data.features import FeatureStore, StoredViews
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
+from captioner.recipe import Recipe
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.trainer import Trainer
 

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # where train.py is
 
-from captioner.config import DataConfig, ModelConfig, Recipe
+from captioner.config import ModelConfig
 from captioner.data.annotations import list_split
 from captioner.data.dataset import CaptionDataset, bucketed_batches
 from captioner.errors import CaptionerError
@@ -37,6 +37,7 @@ from captioner.images import load_image, preprocess
 from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
+from captioner.recipe import DataConfig, Recipe
 from captioner.training.trainer import Trainer
 from captioner.vocabulary import Vocabulary
 from train import build_objective
@@ -125,6 +126,10 @@ def measure(options: argparse.Namespace) -> None:
         trainer = Trainer(model, vocabulary, data, objective, lambda _: {}, recipe, Path(folder), resume=False)
     model.train()
     batches = bucketed_batches(data.lengths, recipe.train.images_per_batch, recipe.train.seed, 0)
+    if len(batches) <= options.steps:
+        raise CaptionerError(
+            f"--photos {options.photos} make {len(batches)} steps; --steps {options.steps} need one more"
+        )
     steps = iter([trainer._read(0, rows) for rows in batches[: options.steps + 1]])
     counter = _Operations()
 

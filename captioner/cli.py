@@ -106,8 +106,8 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from captioner.config import Recipe
     from captioner.data.check import check_data
+    from captioner.recipe import Recipe
 
     report = check_data(Recipe.read(arguments.recipe).data)
     print(report)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig, Recipe, TrainConfig
+from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
 from captioner.errors import CaptionerError
+from captioner.recipe import Recipe, TrainConfig
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 

@@ -11,6 +11,7 @@ ORDER = [
     "errors",
     "settings",
     "config",
+    "recipe",
     "prefetch",
     "vocabulary",
     "images",

@@ -6,9 +6,9 @@ import logging
 import os
 from pathlib import Path
 
-from captioner.config import DataConfig
 from captioner.data.readers import READERS, CaptionedImage
 from captioner.errors import DatasetError
+from captioner.recipe import DataConfig
 
 __all__ = ["DATA_VARIABLE", "CaptionedImage", "data_root", "list_split", "read_split"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from captioner.config import DataConfig
 from captioner.data.annotations import CaptionedImage, data_root, list_split
 from captioner.errors import ImageReadError, MissingSplitError
 from captioner.images import load_image
 from captioner.prefetch import map_ahead
+from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary, tokenize
 
 _SPLITS = ("train", "dev", "test")

@@ -10,9 +10,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from captioner.config import DataConfig, PreprocessingConfig
+from captioner.config import PreprocessingConfig
 from captioner.data.annotations import CaptionedImage
 from captioner.images import load_image, preprocess
+from captioner.recipe import DataConfig
 from captioner.vocabulary import tokenize
 
 _SIDES = {"left", "right"}

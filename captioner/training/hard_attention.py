@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from captioner.config import HardAttentionConfig
 from captioner.data.dataset import Batch
 from captioner.models.attention import EVERYWHERE, Choice, sample
 from captioner.models.decoder import AttentionDecoder
+from captioner.recipe import HardAttentionConfig
 from captioner.training.distributed import add_over_processes
 from captioner.training.objective import LossOutput, doubly_stochastic_term, word_log_probs
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captioner.config import DecodingOptions, SelfCriticalConfig
+from captioner.config import DecodingOptions
 from captioner.data.dataset import Batch
 from captioner.decoding import greedy_search, sample_captions
 from captioner.errors import DatasetError
 from captioner.metrics.cider import CiderReward
 from captioner.models.attention import EVERYWHERE, expectation
 from captioner.models.decoder import AttentionDecoder
+from captioner.recipe import SelfCriticalConfig
 from captioner.training.hard_attention import log_prob_of_locations, sampled_for_some
 from captioner.training.objective import LossOutput, doubly_stochastic_term
 from captioner.vocabulary import Vocabulary, tokenize

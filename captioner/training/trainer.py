@@ -22,11 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from captioner.checkpoint import load_training_state, save_checkpoint
-from captioner.config import Recipe, TrainConfig
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
+from captioner.recipe import Recipe, TrainConfig
 from captioner.training.distributed import add_over_processes, any_of_processes, processes, rank, share
 from captioner.training.objective import LossOutput, Objective
 from captioner.training.run_log import RunLog

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from captioner.config import DataConfig
 from captioner.data.annotations import DATA_VARIABLE, read_split
 from captioner.data.readers import READERS
 from captioner.errors import CaptionerError, DatasetError
+from captioner.recipe import DataConfig
 
 
 def test_captions_are_read_untouched(flickr_folder: Path) -> None:

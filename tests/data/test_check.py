@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from captioner.config import DataConfig
 from captioner.data.annotations import DATA_VARIABLE, read_split
 from captioner.data.check import DataReport, check_data
 from captioner.errors import DatasetError, MissingSplitError
+from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary
 from tests.conftest import noise_photo
 

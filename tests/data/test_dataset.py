@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.config import DataConfig, EncoderConfig
+from captioner.config import EncoderConfig
 from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, bucketed_batches
 from captioner.data.features import FeatureStore, StoredViews
 from captioner.data.photos import Photos
 from captioner.models.encoder import ImageEncoder
+from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.config import DataConfig, EncoderConfig
+from captioner.config import EncoderConfig
 from captioner.data.annotations import CaptionedImage
 from captioner.data.features import FeatureStore, StoredViews, fingerprint
 from captioner.data.photos import Photos
 from captioner.errors import DatasetError, ImageReadError
 from captioner.images import load_image, preprocess
 from captioner.models.encoder import ImageEncoder
+from captioner.recipe import DataConfig
 from tests.conftest import noise_photo
 
 CPU = torch.device("cpu")

@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from captioner.config import DataConfig, PreprocessingConfig
+from captioner.config import PreprocessingConfig
 from captioner.data.annotations import CaptionedImage
 from captioner.data.photos import Photos
 from captioner.images import load_image, preprocess
+from captioner.recipe import DataConfig
 from tests.conftest import noise_photo
 
 PREPROCESSING = PreprocessingConfig(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from captioner.config import DataConfig
 from captioner.data.annotations import read_split
 from captioner.data.readers import READERS
 from captioner.errors import DatasetError, MissingSplitError
+from captioner.recipe import DataConfig
 
 Captions = dict[str, tuple[str, ...]]
 # An umlaut, a quotation mark, a comma, and a line separator that is no end of line.

@@ -5,9 +5,9 @@ import os
 import pytest
 from nltk.translate.bleu_score import corpus_bleu
 
-from captioner.config import DataConfig
 from captioner.data.annotations import DATA_VARIABLE, read_split
 from captioner.metrics.bleu import bleu
+from captioner.recipe import DataConfig
 from captioner.vocabulary import tokenize
 
 

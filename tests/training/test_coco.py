@@ -12,8 +12,8 @@ import evaluate
 import train
 from captioner import cli
 from captioner.checkpoint import load_checkpoint, read_config
-from captioner.config import Recipe
 from captioner.data.annotations import DATA_VARIABLE
+from captioner.recipe import Recipe
 from tests.training.test_training import ROOT, metrics
 
 DATA = Path(os.environ.get(DATA_VARIABLE, "")) / "coco-mini"

@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from captioner.config import DecoderConfig, HardAttentionConfig
+from captioner.config import DecoderConfig
 from captioner.data.dataset import Batch
 from captioner.models.attention import argmax, expectation, sample
 from captioner.models.decoder import AttentionDecoder, DecoderOutput
+from captioner.recipe import HardAttentionConfig
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.hard_attention import HardAttention
 from tests.conftest import whole_batch
@@ -365,37 +363,3 @@ def test_soft_attention_against_finite_differences(score: str, batch: Batch) -> 
         return result
 
     assert torch.autograd.gradcheck(loss, [p.detach().requires_grad_() for p in decoder.parameters()])
-
-
-def rate_a_share(rank: int, folder: Path) -> None:
-    """In a process of its own: rate every second of four images, and keep the baselines."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    whole = four_images()
-    own = whole._replace(features=whole.features[rank::2], tokens=whole.tokens[rank::2])
-    torch.save([rate_everything_once(own, estimator) for estimator in ESTIMATORS], folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-ESTIMATORS = ["paper", "per_word"]
-
-
-def four_images() -> Batch:
-    features = torch.randn(4, 1, 4, dtype=torch.double, generator=torch.Generator().manual_seed(5))
-    return whole_batch(features, torch.cat([PADDED, PADDED.flip(0)]))
-
-
-def rate_everything_once(batch: Batch, estimator: str) -> Tensor:
-    """With one cell there is nothing to draw, so that shares can be compared with the whole."""
-    objective = make_objective(HardAttentionConfig(estimator, sampling=1.0))  # type: ignore[arg-type]
-    objective(tiny_decoder(), batch)
-    return objective.baseline
-
-
-def test_several_processes_have_the_baselines_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(rate_a_share, (tmp_path,), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-    for number, estimator in enumerate(ESTIMATORS):
-        expected = rate_everything_once(four_images(), estimator)
-        for rank in range(2):
-            assert torch.allclose(torch.load(tmp_path / f"{rank}.pt")[number], expected, atol=1e-6)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.config import DecoderConfig, SelfCriticalConfig
+from captioner.config import DecoderConfig
 from captioner.data.dataset import Batch
 from captioner.decoding import sample_captions
 from captioner.errors import DatasetError
 from captioner.models.decoder import AttentionDecoder, DecoderState
+from captioner.recipe import SelfCriticalConfig
 from captioner.training.self_critical import SelfCritical
 from captioner.vocabulary import Vocabulary
 from tests.conftest import whole_batch

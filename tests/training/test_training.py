@@ -19,9 +19,9 @@ import torch
 
 import train
 from captioner.checkpoint import load_checkpoint, load_training_state, read_config
-from captioner.config import Recipe
 from captioner.data.dataset import Batch
 from captioner.pipeline import BUNDLED
+from captioner.recipe import Recipe
 from captioner.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent.parent
