@@ -122,7 +122,9 @@ class AttentionDecoder(nn.Module):
         mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)
         hidden = torch.tanh(self.init_hidden(mean)).expand(-1, rows, -1)
         cell = torch.tanh(_widen(self.init_cell(mean))).expand(-1, rows, -1)
-        return DecoderState(hidden, cell, features, self.attention.prepare(features), choose)
+        keys = self.attention.prepare(features)
+        # Brought to autocast's precision here, or every step would do it again.
+        return DecoderState(hidden, cell, features.to(keys.dtype), keys, choose)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, Tensor, DecoderState]:
         """Predict the word after `tokens`.
@@ -171,11 +173,11 @@ class AttentionDecoder(nn.Module):
         left = [rows] * tokens.shape[2] if real is None else _rows_left(real)
         state = self.init_state(features, rows, choose)
         embedded = self.embedding(tokens)  # (B, K, T, E)
-        words = self.lstm_word(embedded)  # (B, K, T, 4H)
+        words = self.lstm_word(embedded).unbind(2)  # T of (B, K, 4H)
         hidden, looks = [], []
-        for t in range(tokens.shape[2]):
-            state = state._replace(hidden=state.hidden[:, : left[t]], cell=state.cell[:, : left[t]])
-            look, state = self._advance(words[:, : left[t], t], state)
+        for word, k in zip(words, left, strict=True):
+            state = state._replace(hidden=state.hidden[:, :k], cell=state.cell[:, :k])
+            look, state = self._advance(word[:, :k], state)
             hidden.append(state.hidden)
             looks.append(look)
         context, alpha, location = zip(*looks, strict=True)
