@@ -154,4 +154,6 @@ def preprocess(image: Image.Image, config: PreprocessingConfig) -> Tensor:
     size = (config.input_size, config.input_size)
     if image.size != size or config.geometry != "squash":
         image = image.resize(size, Image.Resampling.BICUBIC, box=seen_region(*image.size, config))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    # Copied by NumPy: this runs in readers' threads, where a parallel operation of torch would keep cores spinning
+    # that the model needs.
+    return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())

@@ -164,11 +164,12 @@ class StoredViews:
 
     def read(self, rows: Sequence[int], epoch: int) -> Tensor:
         """Copy the given rows, each out of its view of this epoch: (B, L, D) float16."""
-        features = torch.empty(len(rows), *self.views[0].shape[1:], dtype=torch.half)
+        # NumPy's copy, not torch's: see `preprocess`.
+        features = np.empty((len(rows), *self.views[0].shape[1:]), "<f2")
         for number, view in enumerate(self.views):
             places = [place for place, row in enumerate(rows) if (row + epoch) % len(self.views) == number]
-            features[places] = view.read([rows[place] for place in places])
-        return features
+            features[places] = view.read([rows[place] for place in places]).numpy()
+        return torch.from_numpy(features)
 
 
 @contextlib.contextmanager

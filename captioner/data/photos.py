@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -61,7 +62,8 @@ class Photos:
 
     def read(self, rows: Sequence[int], epoch: int) -> Tensor:
         """Model input (B, 3, S, S) uint8 of the given photos, each in a new view every epoch."""
-        return torch.stack([self.pixels(row, row + epoch) for row in rows])
+        # NumPy's, not torch's stack: see `preprocess`.
+        return torch.from_numpy(np.stack([self.pixels(row, row + epoch).numpy() for row in rows]))
 
     def describe(self, view: int) -> dict[str, Any]:
         """Say what sets a view apart from the photos themselves, for the index of a store of it."""
