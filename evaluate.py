@@ -15,7 +15,7 @@ from captioner.data.annotations import read_split
 from captioner.errors import CaptionerError
 from captioner.metrics.attention import entropy, movement
 from captioner.metrics.bleu import bleu
-from captioner.metrics.cider import cider
+from captioner.metrics.cider import cider_d
 from captioner.pipeline import BUNDLED, Captioner
 from captioner.recipe import Recipe
 from captioner.vocabulary import tokenize
@@ -74,8 +74,8 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"beam {decoding.beam_size}, context: {decoding.context}")
     print(f"protocol: {PROTOCOL}")
     for order, score in enumerate(bleu(references, hypotheses), 1):
-        print(f"BLEU-{order}  {score:5.2f}")
-    print(f"CIDEr   {cider(references, hypotheses):5.2f}")
+        print(f"BLEU-{order}  {score.value:5.2f}")
+    print(f"CIDEr   {cider_d(references, hypotheses).value:5.2f}")
     print(f"attention: {np.mean(bits):.2f} of {np.log2(captioner.model.encoder.grid**2):.2f} bits, ", end="")
     print(f"{np.mean(moved):.2f} of it elsewhere for another word")
 
