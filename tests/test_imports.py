@@ -24,6 +24,7 @@ ORDER = [
     "data.files",
     "data.readers",
     "data.annotations",
+    "data.instances",
     "data.check",
     "data.photos",
     "data.features",
