@@ -34,6 +34,7 @@ ORDER = [
     "metrics.cider",
     "visualization",
     "pipeline",
+    "evaluation.localization",
     "training.distributed",
     "training.objective",
     "training.cross_entropy",
