@@ -35,6 +35,7 @@ ORDER = [
     "visualization",
     "pipeline",
     "evaluation.localization",
+    "evaluation.deletion",
     "training.distributed",
     "training.objective",
     "training.cross_entropy",
