@@ -42,7 +42,7 @@ def bleu(references: References, hypotheses: Hypotheses) -> list[CorpusScore]:
         ],
         np.float64,
     )
-    return [CorpusScore(f"BLEU-{n}", statistics, partial(_combine, order=n)) for n in range(1, _ORDERS + 1)]
+    return [CorpusScore(f"BLEU-{n}", statistics, partial(combine_bleu, order=n)) for n in range(1, _ORDERS + 1)]
 
 
 def _closest(lengths: list[int], length: int) -> int:
@@ -50,7 +50,7 @@ def _closest(lengths: list[int], length: int) -> int:
     return min(lengths, key=lambda reference: (abs(reference - length), reference))
 
 
-def _combine(totals: Floats, order: int) -> Floats:
+def combine_bleu(totals: Floats, order: int) -> Floats:
     """Section 2.3: geometric mean of the n-gram precisions up to an order, times the brevity penalty."""
     correct, guess = totals[..., :order], totals[..., _ORDERS : _ORDERS + order]
     precision = np.prod((correct + _TINY) / (guess + _SMALL), -1) ** (1 / order)

@@ -59,7 +59,7 @@ def meteor(references: References, hypotheses: Hypotheses) -> CorpusScore:
     # A caption that matches its reference from end to end is not broken up: the program adds no chunk for it.
     words, matches, chunks = statistics[:, :2], _matches(statistics).sum(-2), statistics[:, 20]
     chunks[(words == matches[:, :2] + matches[:, 2:]).all(1) & (chunks == 1)] = 0
-    return CorpusScore("METEOR", statistics, _combine)
+    return CorpusScore("METEOR", statistics, combine_meteor)
 
 
 def _text(words: Sequence[str]) -> str:
@@ -89,7 +89,7 @@ def _matches(totals: Floats) -> Floats:
     return totals[..., 4:20].reshape(*totals.shape[:-1], 4, 4)
 
 
-def _combine(totals: Floats) -> Floats:
+def combine_meteor(totals: Floats) -> Floats:
     """Section 3 of the paper: weighted harmonic mean of precision and recall, less the fragmentation penalty."""
     length, function = totals[..., :2], totals[..., 2:4]  # of hypothesis and reference
     weighted = np.einsum("...kf,k->...f", _matches(totals), _WEIGHTS)

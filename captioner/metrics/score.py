@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Combine = Callable[[Floats], Floats]  # totals (..., S) over images -> scores (...)
 References = Sequence[Sequence[Sequence[str]]]  # words of all references of every image
 Hypotheses = Sequence[Sequence[str]]  # words of one caption per image; an empty caption is legal and earns nothing
 
@@ -30,12 +31,12 @@ class CorpusScore:
     statistics : ndarray
         (N, S), the numbers of every image.
     combine : callable
-        From totals (..., S) over images to scores (...), percent.
+        From totals (..., S) over images to scores (...).
     """
 
     name: str
     statistics: Floats
-    combine: Callable[[Floats], Floats]
+    combine: Combine
 
     @property
     def value(self) -> float:
@@ -50,7 +51,14 @@ class CorpusScore:
 
 def mean_score(name: str, scores: Floats) -> CorpusScore:
     """Build the score that is the mean of its images' scores (N,), percent."""
-    return CorpusScore(name, np.stack([scores, np.ones(len(scores))], 1), _mean)
+    return CorpusScore(name, np.stack([scores, np.ones(len(scores))], 1), ratio)
+
+
+def ratio(totals: Floats) -> Floats:
+    """First of two totals (..., 2) over the second; of nothing it is not a number."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scores: Floats = totals[..., 0] / totals[..., 1]
+    return scores
 
 
 def interval(score: CorpusScore, samples: int = 1000, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -124,8 +132,3 @@ def _resampled(score: CorpusScore, samples: int, seed: int) -> Floats:
     images = len(score.statistics)
     weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), samples)  # (R, N)
     return score.combine(weights @ score.statistics)
-
-
-def _mean(totals: Floats) -> Floats:
-    scores: Floats = totals[..., 0] / totals[..., 1]
-    return scores

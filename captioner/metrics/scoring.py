@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from captioner.errors import MetricUnavailableError
-from captioner.metrics.bleu import bleu
+from captioner.metrics.bleu import bleu, combine_bleu
 from captioner.metrics.cider import cider, cider_d
-from captioner.metrics.meteor import meteor
+from captioner.metrics.meteor import combine_meteor, meteor
 from captioner.metrics.rouge import rouge_l
-from captioner.metrics.score import CorpusScore, Hypotheses, References
+from captioner.metrics.score import Combine, CorpusScore, Hypotheses, References, ratio
 from captioner.metrics.spice import spice
 
 _METRICS = {"METEOR": meteor, "ROUGE-L": rouge_l, "CIDEr": cider, "CIDEr-D": cider_d, "SPICE": spice}
+# How totals over images become each of the scores, for those that were written down.
+COMBINE: dict[str, Combine] = {
+    **{f"BLEU-{n}": partial(combine_bleu, order=n) for n in range(1, 5)},
+    **dict.fromkeys(_METRICS, ratio),
+    "METEOR": combine_meteor,
+}
 _IN_JAVA = {"METEOR", "SPICE"}
 
 
