@@ -7,7 +7,7 @@ from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import cider, cider_d
 from captioner.metrics.meteor import meteor
 from captioner.metrics.rouge import rouge_l
-from captioner.metrics.score import CorpusScore, Hypotheses, References
+from captioner.metrics.score import CorpusScore, Hypotheses, References, check_captions
 from captioner.metrics.spice import spice
 
 _METRICS = {"METEOR": meteor, "ROUGE-L": rouge_l, "CIDEr": cider, "CIDEr-D": cider_d, "SPICE": spice}
@@ -40,6 +40,7 @@ def score_captions(
     ValueError
         If there are fewer than two images, or an image has no reference.
     """
+    check_captions("CIDEr", references, hypotheses, least=2)  # before Java starts
     scores = {score.name: score for score in bleu(references, hypotheses)}
     missing = {}
     for name, metric in _METRICS.items():
