@@ -9,7 +9,7 @@ from captioner.metrics.bleu import bleu, combine_bleu
 from captioner.metrics.cider import cider, cider_d
 from captioner.metrics.meteor import combine_meteor, meteor
 from captioner.metrics.rouge import rouge_l
-from captioner.metrics.score import Combine, CorpusScore, Hypotheses, References, ratio
+from captioner.metrics.score import Combine, CorpusScore, Hypotheses, References, check_captions, ratio
 from captioner.metrics.spice import spice
 
 _METRICS = {"METEOR": meteor, "ROUGE-L": rouge_l, "CIDEr": cider, "CIDEr-D": cider_d, "SPICE": spice}
@@ -48,6 +48,7 @@ def score_captions(
     ValueError
         If there are fewer than two images, or an image has no reference.
     """
+    check_captions("CIDEr", references, hypotheses, least=2)  # before Java starts
     scores = {score.name: score for score in bleu(references, hypotheses)}
     missing = {}
     for name, metric in _METRICS.items():
