@@ -43,6 +43,9 @@ ORDER = [
     "training.trainer",
     "curves",
     "batch",
+    "evaluation.results",
+    "evaluation.figures",
+    "evaluation.report",
     "cli",
     "__main__",
 ]
