@@ -9,8 +9,6 @@ import re
 import sys
 from pathlib import Path
 
-from captioner.evaluation.report import write_report
-
 from captioner.config import DecodingOptions
 from captioner.data.annotations import list_split, read_split
 from captioner.data.instances import Instances, instances_beside, read_instances
@@ -23,6 +21,7 @@ from captioner.evaluation.evaluator import (
     system_settings,
 )
 from captioner.evaluation.measure import measure
+from captioner.evaluation.report import write_report
 from captioner.evaluation.results import Evaluation
 from captioner.evaluation.table import evaluation_table, score_table
 from captioner.pipeline import BUNDLED, Captioner

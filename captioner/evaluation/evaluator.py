@@ -102,7 +102,7 @@ def system_settings(checkpoint: str, recipe: Path, split: str, options: Decoding
         "checkpoint_sha256": weights_sha256(Path(checkpoint)),
         "data": recipe.stem,
         "split": split,
-        "decoding": dataclasses.asdict(options),
+        **dataclasses.asdict(options),
     }
 
 

@@ -75,7 +75,9 @@ class Evaluation:
     @property
     def decoding(self) -> DecodingOptions:
         """How captions were searched for."""
-        return DecodingOptions(**self.settings["decoding"])
+        return DecodingOptions(
+            **{field.name: self.settings[field.name] for field in dataclasses.fields(DecodingOptions)}
+        )
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
