@@ -8,7 +8,7 @@ from torch import Tensor
 from captioner.config import DecoderConfig
 from captioner.evaluation import deletion
 from captioner.evaluation.deletion import Falls, deletion_falls
-from captioner.models.attention import Attention, argmax, expectation
+from captioner.models.attention import argmax, expectation
 from captioner.models.decoder import AttentionDecoder
 
 BOS = 1
@@ -73,13 +73,13 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cell_that_carries_a_word_is_told_from_others() -> None:
     decoder = AttentionDecoder(DecoderConfig(1, 2, 1), 4, 6).eval()
     with torch.no_grad():
-        for weight in decoder.parameters():
+        weights = dict(decoder.named_parameters())
+        for weight in weights.values():
             weight.zero_()
         decoder.gate.bias.fill_(10)
         # Attention and the word both go by the third channel, which one cell alone has.
-        assert isinstance(decoder.attention, Attention)
-        decoder.attention.score.key.weight[0, 2] = 1
-        decoder.attention.score.energy.weight.fill_(20)
+        weights["attention.score.key.weight"][0, 2] = 1
+        weights["attention.score.energy.weight"].fill_(20)
         decoder.output_context.weight[0, 2] = 1
         decoder.output_word.weight[5, 0] = 6
     features = torch.tensor([1.0, -1, 0, 0]).repeat(1, 16, 1)

@@ -66,6 +66,8 @@ def test_objects_outside_the_region_do_not_count() -> None:
     left_out = object_at(0, 0, 20, 80, width=120)
     assert pointing(one_cell(0, 0), left_out, region) == 0
     assert pointing(one_cell(0, 0), left_out, (19.0, 0.0, 99.0, 80.0)) == 1
+    assert pointing(one_cell(0, 0), left_out.T, (0.0, 20.0, 80.0, 100.0)) == 0
+    assert pointing(one_cell(0, 0), left_out.T, (0.0, 19.0, 80.0, 99.0)) == 1
     assert mass(FLAT, left_out, region) == area(left_out, region) == 0
     across = object_at(0, 0, 60, 80, width=120)
     assert area(across, region) == pytest.approx(0.5)
