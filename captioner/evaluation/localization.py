@@ -7,11 +7,7 @@ words: the flat one, and one that prefers the centre.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
 
 from captioner.data.instances import Instances, named_categories
 from captioner.metrics.attention import Region, area, centre, mass, pointing, uniform
@@ -19,7 +15,7 @@ from captioner.pipeline import Caption
 
 
 class Pointed(NamedTuple):
-    """Sums over the words of one photo's caption, from which every figure of `Localization` is made.
+    """Sums over the words of one photo's caption, of which every figure is a ratio.
 
     Attributes
     ----------
@@ -43,66 +39,6 @@ class Pointed(NamedTuple):
     pointing_centre: float = 0.0
     mass: float = 0.0
     mass_centre: float = 0.0
-
-
-@dataclass(frozen=True)
-class Localization:
-    """How well attention lies on objects, over all words of all captions.
-
-    Attributes
-    ----------
-    statistics : ndarray
-        (N photos, 8), a `Pointed` a row. All figures are ratios of its columns' sums, so that a bootstrap over photos
-        need only draw rows.
-    """
-
-    statistics: np.ndarray
-
-    @property
-    def total(self) -> Pointed:
-        """The sums over all photos."""
-        words, absent, *sums = self.statistics.sum(0).tolist()
-        return Pointed(int(words), int(absent), *sums)
-
-    @property
-    def photos(self) -> int:
-        """How many photos have a word that counts."""
-        return int((self.statistics[:, Pointed._fields.index("words")] > 0).sum())
-
-    @property
-    def there(self) -> float:
-        """Share of the words naming a category whose object is there, percent."""
-        total = self.total
-        return _percent(total.words, total.words + total.absent)
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Mean over the words that count, percent, of all that `Pointed` sums over them, by its names."""
-        total = self.total
-        return {name: _percent(value, total.words) for name, value in total._asdict().items() if name in _SUMS}
-
-    @property
-    def mass_over_area(self) -> float:
-        """How many times as much attention lies on the objects as would if it were flat."""
-        total = self.total
-        return total.mass / total.area if total.area else float("nan")
-
-
-_SUMS = Pointed._fields[2:]
-
-
-def localize(captions: Iterable[tuple[str, Caption]], instances: Mapping[str, Instances]) -> Localization:
-    """Measure attention on photos whose objects are outlined.
-
-    Parameters
-    ----------
-    captions : iterable of (str, Caption)
-        File name of every photo and what a model says of it. Of photos that `instances` lacks no word counts.
-    instances : mapping of str to Instances
-        By file name.
-    """
-    rows = [point(caption, instances[name]) if name in instances else Pointed() for name, caption in captions]
-    return Localization(np.array(rows, np.float64).reshape(-1, len(Pointed._fields)))
 
 
 def point(caption: Caption, instances: Instances) -> Pointed:
@@ -136,7 +72,3 @@ def _in_pixels_of(instances: Instances, caption: Caption) -> Region:
     across, down = instances.width / caption.width, instances.height / caption.height
     left, top, right, bottom = caption.region
     return left * across, top * down, right * across, bottom * down
-
-
-def _percent(part: float, whole: float) -> float:
-    return 100 * part / whole if whole else float("nan")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from captioner.data.instances import Instances
-from captioner.evaluation.localization import Localization, Pointed, localize, point
+from captioner.evaluation.localization import Pointed, point
 from captioner.metrics.attention import centre
 from captioner.pipeline import Caption
 
@@ -71,28 +71,3 @@ def test_a_smaller_copy_of_the_photo_is_the_same() -> None:
     whole = point(caption("dog man", maps((0, 1), (2, 3))), PHOTO)
     half = point(caption("dog man", maps((0, 1), (2, 3)), width=80, height=40, region=(0.0, 0.0, 80.0, 40.0)), PHOTO)
     assert half == whole
-
-
-def test_figures_are_over_all_words_of_all_photos() -> None:
-    said = [
-        ("a.jpg", caption("dog", maps((0, 0)))),
-        ("a.jpg", caption("a horse", maps((0, 0), (0, 0)))),
-        ("elsewhere.jpg", caption("dog", maps((0, 0)))),
-        ("a.jpg", caption("man person dog", maps((0, 0), (0, 3), (3, 3)))),
-    ]
-    found = localize(said, {"a.jpg": PHOTO})
-    assert found.statistics.shape == (4, 8)
-    assert found.statistics[:, 0].tolist() == [1, 0, 0, 3]
-    assert (found.total.words, found.total.absent, found.photos) == (4, 1, 2)
-    assert found.there == pytest.approx(80)
-    assert found.means["pointing"] == pytest.approx(50)
-    assert found.means["mass"] == pytest.approx(50)
-    assert found.means["area"] == pytest.approx(25)
-    assert found.mass_over_area == pytest.approx(2)
-
-
-def test_without_words_nothing_is_known() -> None:
-    found = localize([("a.jpg", caption("grass", maps((0, 0))))], {"a.jpg": PHOTO})
-    assert (found.total, found.photos) == (Pointed(), 0)
-    assert np.isnan([found.there, found.mass_over_area, *found.means.values()]).all()
-    assert np.isnan(Localization(np.zeros((0, 8))).mass_over_area)
