@@ -49,6 +49,12 @@ def noise_photo(seed: int, width: int = 80, height: int = 60) -> Image.Image:
 
 
 @pytest.fixture
+def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Java takes its ten seconds to start, and its metrics have tests of their own."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.fixture
 def flickr_folder(tmp_path: Path) -> Path:
     """A small data set of made-up photos in Flickr8k's official format."""
     root = tmp_path / "flickr8k"

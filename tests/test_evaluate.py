@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 import evaluate
-from captioner.config import DecodingOptions
 from captioner.data.annotations import DATA_VARIABLE
-from captioner.images import ImageSource
-from captioner.pipeline import BUNDLED, Caption, Captioner
+from captioner.evaluation.results import Evaluation
+from captioner.pipeline import BUNDLED
+
+HARD = BUNDLED.with_name("flickr8k-hard")
+needs_data = pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+no_java = pytest.mark.usefixtures("no_java")
 
 
 @pytest.fixture
@@ -21,17 +24,89 @@ def recipe(flickr_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_scores_are_printed_with_their_protocol(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main(["--data", str(recipe), "--split", "dev", "--device", "cpu"]) == 0
-    output = capsys.readouterr().out
-    assert "dev split of recipe: 6 photos\nbeam 3, context: expectation\n" in output
-    assert "tokenised, lower case" in output
-    for order in (1, 2, 3, 4):
-        assert f"BLEU-{order}" in output
-    assert re.search(r"^CIDEr +\d+\.\d\d$", output, re.MULTILINE)
-    bits, elsewhere = re.findall(r"attention: ([\d.]+) of 7\.17 bits, ([\d.]+) of it elsewhere", output)[0]
-    assert 0 < float(bits) < 7.17
-    assert 0 < float(elsewhere) < 1
+def values(output: str, name: str) -> list[float]:
+    """Values of a row of the table."""
+    row = next(line for line in output.splitlines() if re.match(rf"{re.escape(name)}  ", line))
+    return [float(number) for number in re.findall(r"(?<!\S)(-?[\d.]+)(?= ±|$|  )", row.removeprefix(name))]
+
+
+@no_java
+def test_systems_stand_side_by_side(recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["--data", str(recipe), "--device", "cpu", "--protocol", "coco", "raw", "--leave-one-out"]
+    output = tmp_path / "found"
+    assert evaluate.main([str(BUNDLED), str(HARD), *options, "--beam", "1", "2", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "dev split of recipe: 6 photos\nprotocol coco: coco-caption's: words in lower case" in printed
+    header = "flickr8k-soft, beam 1  flickr8k-soft, beam 2  flickr8k-hard, beam 1  flickr8k-hard, beam 2"
+    assert [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines() if "soft, beam 1" in line] == [
+        header.split("  "),
+        ["people", *header.split("  ")],
+        header.split("  "),
+        ["people", *header.split("  ")],
+    ]
+    assert "METEOR: not computed: needs Java" in printed
+    kept = {path.name: Evaluation.load(path) for path in output.glob("*.json")}
+    assert len(kept) == 8
+    coco, raw = (kept[f"flickr8k-soft-beam-2-{protocol}.json"] for protocol in ("coco", "raw"))
+    # By the raw protocol "A" and "." of the references are words that no caption has.
+    assert raw.scores["BLEU-1"].value < coco.scores["BLEU-1"].value
+    assert values(printed, "BLEU-1")[1] == pytest.approx(coco.scores["BLEU-1"].value, abs=0.005)
+    assert [photo.name for photo in coco.photos] == [f"photo{number}.jpg" for number in range(24, 30)]
+    assert coco.settings["beam_size"] == 2
+    assert re.fullmatch("[0-9a-f]{64}", coco.settings["checkpoint_sha256"])
+    page = (output / "report-coco.html").read_text()
+    assert coco.photos[0].caption in page
+
+
+@no_java
+def test_an_earlier_result_is_compared_with(recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["--data", str(recipe), "--device", "cpu", "--beam", "1"]
+    assert evaluate.main([*options, "--output", str(tmp_path / "found")]) == 0
+    first = capsys.readouterr().out
+    earlier = tmp_path / "found" / "flickr8k-soft-beam-1-coco.json"
+    assert evaluate.main([str(earlier), str(HARD), *options]) == 0
+    both = capsys.readouterr().out
+    for name in ("BLEU-1", "CIDEr-D", "perplexity of the references", "attention: entropy, bits"):
+        assert values(both, name)[0] == values(first, name)[0]
+    content = json.loads(earlier.read_text())
+    content["photos"][2]["references"][0] = "Something else ."
+    earlier.write_text(json.dumps(content))
+    assert evaluate.main([str(earlier), str(HARD), *options]) == 1
+    assert "were evaluated on different data (different references of photo26.jpg)" in capsys.readouterr().err
+
+
+@no_java
+def test_attention_is_measured_on_request(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(recipe), "--device", "cpu", "--beam", "1"]
+    assert evaluate.main([*options, "--attention"]) == 0
+    printed = capsys.readouterr().out
+    # 12 x 12 cells.
+    assert 0 < values(printed, "attention: entropy, bits")[0] < 7.17
+    assert 0 < values(printed, "attention: moved between words")[0] < 100
+    assert values(printed, "deletion: fall without attended cells")
+    assert "objects: " not in printed  # Flickr8k has no outlines
+    assert values(printed, "perplexity of the references")[0] > 1
+    assert evaluate.main(options) == 0
+    assert "deletion" not in capsys.readouterr().out
+
+
+@no_java
+def test_hard_attention_is_scored_by_any_context(
+    recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--data", str(recipe), "--device", "cpu", "--seed", "1", "--output", str(tmp_path / "found")]
+    assert evaluate.main([str(HARD), *options, "--context", "expectation", "argmax", "sample"]) == 0
+    found = [
+        Evaluation.load(tmp_path / "found" / f"flickr8k-hard-beam-3{context}-coco.json")
+        for context in ("", "-argmax", "-sample")
+    ]
+    assert [(one.decoding.context, one.decoding.seed) for one in found] == [
+        ("expectation", 1),
+        ("argmax", 1),
+        ("sample", 1),
+    ]
+    perplexities = {one.scores["perplexity of the references"].value for one in found}
+    assert len(perplexities) == 3
 
 
 def test_a_wrong_split_is_one_clear_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,36 +119,48 @@ def test_soft_attention_cannot_look_at_one_cell(recipe: Path, capsys: pytest.Cap
     assert "evaluate.py: context = 'argmax' needs a model with hard attention" in capsys.readouterr().err
 
 
-def test_hard_attention_is_scored_by_any_context(
-    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@no_java
+def test_what_is_wrong_with_the_data_is_said(
+    recipe: Path, flickr_folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[DecodingOptions] = []
-    caption_many = Captioner.caption_many
-
-    def spy(self: Captioner, images: Iterable[ImageSource], options: DecodingOptions) -> Iterator[Caption]:
-        asked.append(options)
-        return caption_many(self, images, options)
-
-    monkeypatch.setattr(Captioner, "caption_many", spy)
-    for context in ("argmax", "sample"):
-        checkpoint = str(BUNDLED.with_name("flickr8k-hard"))
-        options = ["--data", str(recipe), "--device", "cpu", "--context", context, "--seed", "1"]
-        assert evaluate.main([checkpoint, *options]) == 0
-        assert f"beam 3, context: {context}\n" in capsys.readouterr().out
-    assert asked == [DecodingOptions(context="argmax", seed=1), DecodingOptions(context="sample", seed=1)]
+    options = ["--data", str(recipe), "--device", "cpu", "--beam", "1"]
+    (flickr_folder / "images" / "photo24.jpg").unlink()
+    assert evaluate.main(options) == 0
+    assert "1 of 6 photos absent, passed over: photo24.jpg" in caplog.text
+    assert "dev split of recipe: 5 photos" in capsys.readouterr().out
+    broken = flickr_folder / "images" / "photo25.jpg"
+    broken.write_bytes(b"no photo")
+    assert evaluate.main(options) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"evaluate.py: {broken}: ")
+    assert len(error.splitlines()) == 1
 
 
-@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+@needs_data
 @pytest.mark.parametrize(("name", "at_least"), [("soft", 24.0), ("hard", 23.3)])
 def test_the_bundled_models_score_what_the_readme_says(
-    name: str, at_least: float, capsys: pytest.CaptureFixture[str]
+    name: str, at_least: float, capsys: pytest.CaptureFixture[str], no_java: None
 ) -> None:
     assert evaluate.main([str(BUNDLED.with_name(f"flickr8k-{name}")), "--device", "cpu"]) == 0
-    scores = [
-        float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line.startswith(("BLEU-", "CIDEr"))
-    ]
+    printed = capsys.readouterr().out
+    scores = [values(printed, metric)[0] for metric in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D")]
     readme = (Path(evaluate.__file__).parent / "README.md").read_text()
     row = next(line for line in readme.splitlines() if line.startswith(f"| {name} attention"))
     stated = [float(cell) for cell in row.split("|")[2:7]]
     assert scores == pytest.approx(stated, abs=0.1)
     assert scores[3] >= at_least
+
+
+@needs_data
+@no_java
+def test_attention_lies_on_the_objects_of_coco(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    recipe = tmp_path / "mini.toml"
+    recipe.write_text('[data]\nformat = "coco"\nroot = "coco-mini"\n[encoder]\nname = "resnet18"\n')
+    assert evaluate.main(["--data", str(recipe), "--device", "cpu", "--attention"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        values(printed, "objects: attention over area")[0]
+        > values(printed, "objects: attention over area of a central map")[0]
+    )
+    fall = [values(printed, f"deletion: fall without {which} cells")[0] for which in ("attended", "random", "central")]
+    assert fall[0] > 2 * max(fall[1:])

@@ -19,12 +19,9 @@ COMBINE: dict[str, Combine] = {
     **dict.fromkeys(_METRICS, ratio),
     "METEOR": combine_meteor,
 }
-_IN_JAVA = {"METEOR", "SPICE"}
 
 
-def score_captions(
-    references: References, hypotheses: Hypotheses, *, java: bool = True
-) -> tuple[dict[str, CorpusScore], dict[str, str]]:
+def score_captions(references: References, hypotheses: Hypotheses) -> tuple[dict[str, CorpusScore], dict[str, str]]:
     """Score captions by every metric that can run here.
 
     Parameters
@@ -33,8 +30,6 @@ def score_captions(
         All references of every image.
     hypotheses : sequence of word lists
         One per image.
-    java : bool
-        Whether to run the metrics that are Java programs, which take their time to start.
 
     Returns
     -------
@@ -52,9 +47,6 @@ def score_captions(
     scores = {score.name: score for score in bleu(references, hypotheses)}
     missing = {}
     for name, metric in _METRICS.items():
-        if name in _IN_JAVA and not java:
-            missing[name] = "needs Java, which was switched off"
-            continue
         try:
             scores[name] = metric(references, hypotheses)
         except MetricUnavailableError as error:

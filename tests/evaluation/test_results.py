@@ -17,6 +17,7 @@ from captioner.evaluation.table import evaluation_table, score_table
 from captioner.metrics.score import CorpusScore, interval, probability_better
 from captioner.metrics.scoring import score_captions
 
+pytestmark = pytest.mark.usefixtures("no_java")
 CAPTIONS = ["a dog runs in the grass", "two men sit on a bench", "a girl jumps", "it 's a red car"]
 REFERENCES = [
     ("A dog runs through grass .", "the brown dog is running"),
