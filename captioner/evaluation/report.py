@@ -21,6 +21,7 @@ from PIL import Image
 from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError
 from captioner.evaluation.figures import (
+    Estimate,
     Floats,
     colours,
     draw_confidence,
@@ -114,7 +115,7 @@ def write_report(
     first = evaluations[0]
     groups = _choose(first.scores[_RANK].per_image)
     chosen = [row for rows in groups.values() for row in rows]
-    captions = captioner.caption_many((photos[first.photos[row].name] for row in chosen), options)
+    captions = list(captioner.caption_many((photos[first.photos[row].name] for row in chosen), options))
     shown = {
         row: _show(evaluations, row, load_image(photos[first.photos[row].name]), caption)
         for row, caption in zip(chosen, captions, strict=True)
@@ -143,6 +144,7 @@ def write_report(
         settings=_rows([evaluation.settings for evaluation in evaluations]),
         figures={name: Markup(to_svg(figure, name)) for name, figure in figures.items()},
         correlations=[rank_correlation(*pair) for pair in points],
+        framed=any(caption.locations for caption in captions),
         groups={name: [shown[row] for row in rows] for name, rows in groups.items() if rows},
     )
     try:
@@ -189,8 +191,8 @@ def _table(evaluations: Sequence[Evaluation]) -> dict[str, list[_Cell | None]]:
     return table
 
 
-def _estimate(cell: _Cell | None) -> tuple[float, float, float] | None:
-    return cell and (cell.value, cell.low, cell.high)
+def _estimate(cell: _Cell | None) -> Estimate | None:
+    return (cell.value, cell.low, cell.high) if cell else None
 
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
