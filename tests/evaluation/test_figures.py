@@ -46,9 +46,9 @@ def test_bars_reach_their_scores_and_lines_their_intervals() -> None:
 def test_lengths_are_drawn_as_shares() -> None:
     [axes] = draw_lengths([2, 2, 4, 4], [[0, 3, 3, 3]]).axes
     references, captions = (stairs.get_data() for stairs in axes.patches if isinstance(stairs, StepPatch))
-    assert references.values.tolist() == [0, 0, 0.5, 0, 0.5]
-    assert captions.values.tolist() == [0.25, 0, 0, 0.75, 0]
-    assert references.edges[0] == -0.5
+    assert references[0].tolist() == [0, 0, 0.5, 0, 0.5]
+    assert captions[0].tolist() == [0.25, 0, 0, 0.75, 0]
+    assert references[1].tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5]
 
 
 @pytest.mark.parametrize(
