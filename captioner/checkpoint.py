@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -150,6 +151,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         found = config.get("format") if isinstance(config, dict) else None
         raise CheckpointError(f"{path}: checkpoint format {found}, but this version reads {FORMAT}; update it")
     return config
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of a checkpoint's weights, by which a result names its model.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint.
+    """
+    with (_existing(folder) / _WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:

@@ -19,3 +19,7 @@ class MissingSplitError(DatasetError):
 
 class CheckpointError(CaptionerError):
     """A checkpoint that is absent, incomplete or does not fit the model it describes."""
+
+
+class MetricUnavailableError(CaptionerError):
+    """A metric that cannot run here; the text is the reason without the metric's name, such as "needs Java"."""

@@ -65,7 +65,17 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class _Photo:
+class Photo:
+    """A photo as the model sees it.
+
+    Attributes
+    ----------
+    pixels : Tensor
+        (3, S, S) uint8.
+    width, height : int
+        Of the upright photo, pixels.
+    """
+
     pixels: Tensor
     width: int
     height: int
@@ -147,8 +157,8 @@ class Captioner:
         if batch_size < 1:
             raise CaptionerError(f"batch_size = {batch_size} must be at least 1")
         self.check(options or DecodingOptions())
-        batch: list[tuple[ImageSource, _Photo | ImageReadError]] = []
-        for item in map_ahead(self._read, images, workers=2, ahead=2 * batch_size):
+        batch: list[tuple[ImageSource, Photo | ImageReadError]] = []
+        for item in map_ahead(self._attempt_read, images, workers=2, ahead=2 * batch_size):
             batch.append(item)
             if len(batch) == batch_size:
                 yield from self._attempt_batch(batch, options or DecodingOptions())
@@ -170,32 +180,46 @@ class Captioner:
                 f"{attention!r}; leave it at 'expectation', or choose another checkpoint"
             )
 
-    def _read(self, source: ImageSource) -> tuple[ImageSource, _Photo | ImageReadError]:
-        try:
-            image = load_image(source)
-            return source, _Photo(preprocess(image, self.model.encoder.preprocessing), *image.size)
-        except ImageReadError as error:
-            return source, error
+    def read(self, source: ImageSource) -> Photo:
+        """Read a photo as the model is to see it.
 
-    def _attempt_batch(
-        self, batch: Sequence[tuple[ImageSource, _Photo | ImageReadError]], options: DecodingOptions
-    ) -> Iterator[tuple[ImageSource, Caption | ImageReadError]]:
-        photos = [photo for _, photo in batch if isinstance(photo, _Photo)]
-        captions = iter(self._caption_batch(photos, options) if photos else [])
-        for source, photo in batch:
-            yield source, photo if isinstance(photo, ImageReadError) else next(captions)
+        Raises
+        ------
+        ImageReadError
+            If it cannot be read.
+        """
+        image = load_image(source)
+        return Photo(preprocess(image, self.model.encoder.preprocessing), *image.size)
 
     @torch.inference_mode()
-    def _caption_batch(self, photos: Sequence[_Photo], options: DecodingOptions) -> list[Caption]:
-        features = self.model.encoder(torch.stack([photo.pixels for photo in photos]).to(self.device))
-        beams = search(self.model.decoder, features, self.vocabulary, options)
+    def encode(self, photos: Sequence[Photo]) -> Tensor:
+        """Features (B, L, D) of one or more photos."""
+        return self.model.encoder(torch.stack([photo.pixels for photo in photos]).to(self.device))  # type: ignore[no-any-return]
+
+    def describe(self, photos: Sequence[Photo], features: Tensor, options: DecodingOptions) -> list[Caption]:
+        """Caption photos whose features (B, L, D) are known."""
         captions = []
+        beams = search(self.model.decoder, features, self.vocabulary, options)
         for photo, hypotheses in zip(photos, beams, strict=True):
             best, *others = (self._to_caption(photo, hypothesis) for hypothesis in hypotheses)
             captions.append(Caption(**{**vars(best), "alternatives": tuple(others)}))
         return captions
 
-    def _to_caption(self, photo: _Photo, hypothesis: Hypothesis) -> Caption:
+    def _attempt_read(self, source: ImageSource) -> tuple[ImageSource, Photo | ImageReadError]:
+        try:
+            return source, self.read(source)
+        except ImageReadError as error:
+            return source, error
+
+    def _attempt_batch(
+        self, batch: Sequence[tuple[ImageSource, Photo | ImageReadError]], options: DecodingOptions
+    ) -> Iterator[tuple[ImageSource, Caption | ImageReadError]]:
+        photos = [photo for _, photo in batch if isinstance(photo, Photo)]
+        captions = iter(self.describe(photos, self.encode(photos), options) if photos else [])
+        for source, photo in batch:
+            yield source, photo if isinstance(photo, ImageReadError) else next(captions)
+
+    def _to_caption(self, photo: Photo, hypothesis: Hypothesis) -> Caption:
         words = self.vocabulary.decode(hypothesis.tokens)
         grid = self.model.encoder.grid
         everywhere = EVERYWHERE in hypothesis.locations
@@ -218,13 +242,14 @@ def search(
     """Search captions of a batch of features (B, L, D): per image its hypotheses, best first."""
     images, device = len(features), features.device
     with torch.inference_mode():
-        state = decoder.init_state(features, options.beam_size, _choice(options, device))
+        state = decoder.init_state(features, options.beam_size, choice_of(options, device))
     if options.beam_size == 1:
         return [[best] for best in greedy_search(decoder.step, state, images, vocabulary, options, device)]
     return beam_search(decoder.step, state, images, vocabulary, options, device)
 
 
-def _choice(options: DecodingOptions, device: torch.device) -> Choice:
+def choice_of(options: DecodingOptions, device: torch.device) -> Choice:
+    """Turn the name of a context into what makes it."""
     generator = torch.Generator(device).manual_seed(options.seed)
     choices: dict[str, Choice] = {
         "expectation": expectation,

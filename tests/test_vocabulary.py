@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from pycocoevalcap.tokenizer import ptbtokenizer
 
+from captioner.data.annotations import DATA_VARIABLE, list_split
 from captioner.errors import CheckpointError
+from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary, detokenize, tokenize
 
 
@@ -20,6 +26,21 @@ from captioner.vocabulary import Vocabulary, detokenize, tokenize
 )
 def test_tokenize(text: str, words: list[str]) -> None:
     assert tokenize(text) == words
+
+
+@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+@pytest.mark.skipif(shutil.which("java") is None, reason="coco-caption's tokenizer is a Java program; there is no Java")
+def test_words_are_those_of_coco_caption() -> None:
+    captions = [caption for image in list_split(DataConfig("flickr8k"), "dev") for caption in image.captions]
+    # Its own wrapper writes files beside the package, so the program is called as the wrapper calls it.
+    jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    run = subprocess.run(command, input="\n".join(captions), capture_output=True, text=True, timeout=200, check=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(captions) == 5000
+    official = [[w for w in line.split() if w not in ptbtokenizer.PUNCTUATIONS] for line in lines]
+    # Brackets, which the wrapper means to drop and does not, and the last full stop of "D.C.".
+    assert sum(tokenize(c) != words for c, words in zip(captions, official, strict=True)) <= 4
 
 
 def test_detokenize_joins_clitics() -> None:

@@ -99,8 +99,7 @@ def read_coco(root: Path, split: str, captions: str | None = None, images: str |
     Those are `annotations/captions_train2017.json` and `annotations/captions_val2017.json`, which is the split `dev`,
     with the photos in `train2017/` and `val2017/`. The captions of COCO's test photos are not public.
     """
-    usual = ("annotations/captions_{split}2017.json", "annotations/captions_{split}2014.json")
-    pattern = choose(root, "captions", captions, usual)
+    pattern = _coco_captions(root, captions)
     path = find_split(root, pattern, split)
     folder = photo_folder(root, images or ("{split}2014" if "2014" in pattern else "{split}2017"), split)
     content = read_json(path, _COCO_KEYS)
@@ -121,6 +120,16 @@ def read_coco(root: Path, split: str, captions: str | None = None, images: str |
         if not its_captions:
             raise DatasetError(f"{path}: no caption for image {image}, {names[image]}; add some, or delete the image")
     return [CaptionedImage(folder / names[image], tuple(c)) for image, c in captions_of.items()]
+
+
+def coco_captions_file(root: Path, split: str, captions: str | None = None) -> Path:
+    """Find the file that `read_coco` reads."""
+    return find_split(root, _coco_captions(root, captions), split)
+
+
+def _coco_captions(root: Path, captions: str | None) -> str:
+    usual = ("annotations/captions_{split}2017.json", "annotations/captions_{split}2014.json")
+    return choose(root, "captions", captions, usual)
 
 
 def read_karpathy(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
+from captioner.metrics.score import CorpusScore, Floats, Hypotheses, References, check_captions
 
-def bleu(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]) -> list[float]:
+_ORDERS = 4
+# coco-caption adds these to what it divides: nothing guessed is no division by zero, and scores almost nothing.
+_TINY, _SMALL = 1e-15, 1e-9
+
+
+def bleu(references: References, hypotheses: Hypotheses) -> list[CorpusScore]:
     """Corpus BLEU-1 to BLEU-4, percent, unsmoothed, against the reference of closest length.
+
+    The n-grams are counted by coco-caption's scorer, and its formula is applied to their totals.
 
     Parameters
     ----------
@@ -22,10 +31,29 @@ def bleu(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Seq
     ValueError
         If there are no images, or an image has no reference.
     """
-    if not hypotheses or len(references) != len(hypotheses) or not all(references):
-        raise ValueError("BLEU needs one hypothesis and at least one reference for each of one or more images")
-    scorer = BleuScorer(n=4)
+    check_captions("BLEU", references, hypotheses)
+    scorer = BleuScorer(n=_ORDERS)
     for hypothesis, image_references in zip(hypotheses, references, strict=True):
         scorer += (" ".join(hypothesis), [" ".join(reference) for reference in image_references])
-    scores, _ = scorer.compute_score(option="closest", verbose=0)
-    return [100.0 * score for score in scores]
+    statistics = np.array(
+        [
+            [*counts["correct"], *counts["guess"], counts["testlen"], _closest(counts["reflen"], counts["testlen"])]
+            for counts in scorer.ctest
+        ],
+        np.float64,
+    )
+    return [CorpusScore(f"BLEU-{n}", statistics, partial(combine_bleu, order=n)) for n in range(1, _ORDERS + 1)]
+
+
+def _closest(lengths: list[int], length: int) -> int:
+    """Find the length closest to a hypothesis's, the shorter of two equally close."""
+    return min(lengths, key=lambda reference: (abs(reference - length), reference))
+
+
+def combine_bleu(totals: Floats, order: int) -> Floats:
+    """Section 2.3: geometric mean of the n-gram precisions up to an order, times the brevity penalty."""
+    correct, guess = totals[..., :order], totals[..., _ORDERS : _ORDERS + order]
+    precision = np.prod((correct + _TINY) / (guess + _SMALL), -1) ** (1 / order)
+    ratio = (totals[..., -2] + _TINY) / (totals[..., -1] + _SMALL)
+    scores: Floats = 100 * precision * np.exp(np.minimum(0, 1 - 1 / ratio))
+    return scores

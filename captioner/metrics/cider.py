@@ -1,4 +1,4 @@
-"""CIDEr-D (Vedantam et al. 2015): the official scorer for evaluation, and a fast one that rewards training.
+"""CIDEr-D and CIDEr (Vedantam et al. 2015): the official scorer for evaluation, and a fast one that rewards training.
 
 Shapes: B images, K captions scored per image, M references of an image, T words.
 """
@@ -11,16 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
+from captioner.metrics.score import CorpusScore, Floats, Hypotheses, References, check_captions, mean_score
+
 _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
-def cider(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]) -> float:
+def cider_d(references: References, hypotheses: Hypotheses) -> CorpusScore:
     """CIDEr-D of a corpus, by coco-caption's own scorer, times 100 as it is usually quoted.
 
+    That scorer calls itself CIDEr, and most papers that report "CIDEr" report this: it clips counts, penalises a
+    length other than the reference's (Gaussian, sigma 6) and multiplies by 10, but unlike the paper stems no words.
     Document frequencies are those of the given references.
 
     Parameters
@@ -36,13 +39,43 @@ def cider(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Se
         If there are fewer than two images, or an image has no reference: from one image alone every word is as
         common as can be and weighs nothing.
     """
-    if len(hypotheses) < 2 or len(references) != len(hypotheses) or not all(references):
-        raise ValueError("CIDEr needs one hypothesis and at least one reference for each of two or more images")
+    check_captions("CIDEr-D", references, hypotheses, least=2)
     scorer = CiderScorer()
     for hypothesis, image_references in zip(hypotheses, references, strict=True):
         scorer += (" ".join(hypothesis), [" ".join(reference) for reference in image_references])
-    mean, _ = scorer.compute_score()
-    return 100.0 * float(mean)
+    _, scores = scorer.compute_score()
+    return mean_score("CIDEr-D", 100 * scores)
+
+
+def cider(references: References, hypotheses: Hypotheses) -> CorpusScore:
+    """CIDEr of a corpus as section 3 of the paper first defines it, scaled as CIDEr-D is: at most 1000.
+
+    Mean over n = 1 to 4 and over references of the cosine of tf-idf vectors of n-grams; repeating a word pays and
+    length is free, which CIDEr-D mends. No words are stemmed, here as there. Not what other papers' tables call CIDEr:
+    see `cider_d`.
+
+    Parameters
+    ----------
+    references : sequence of sequence of word lists
+        All references of every image.
+    hypotheses : sequence of word lists
+        One per image.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two images, an image has no reference, or there are more than 55,000 different words.
+    """
+    check_captions("CIDEr", references, hypotheses, least=2)
+    numbers: dict[str, int] = {}
+    encoded = [[[numbers.setdefault(w, len(numbers)) for w in caption] for caption in image] for image in references]
+    captions = [[numbers.setdefault(w, len(numbers)) for w in caption] for caption in hypotheses]
+    lengths = np.array([[len(caption)] for caption in captions])
+    words = np.zeros((len(captions), 1, lengths.max()), np.int64)
+    for image, caption in enumerate(captions):
+        words[image, 0, : len(caption)] = caption
+    scores = CiderReward(encoded, len(numbers), plain=True).score(range(len(captions)), words, lengths)
+    return mean_score("CIDEr", 100 * scores[:, 0])
 
 
 class CiderReward:
@@ -57,6 +90,8 @@ class CiderReward:
         All references of every image, as numbers of words.
     words : int
         How many words there are, at most 55,000.
+    plain : bool
+        Whether to compute CIDEr instead, without the clipped counts and the penalty of length.
 
     Raises
     ------
@@ -64,7 +99,7 @@ class CiderReward:
         If there are fewer than two images, an image has no reference, or there are too many words.
     """
 
-    def __init__(self, references: Sequence[Sequence[Sequence[int]]], words: int) -> None:
+    def __init__(self, references: Sequence[Sequence[Sequence[int]]], words: int, plain: bool = False) -> None:
         if len(references) < 2 or not all(references):
             raise ValueError("CIDEr needs at least one reference for each of two or more images")
         captions = [caption for image in references for caption in image]
@@ -74,14 +109,16 @@ class CiderReward:
         if words**4 >= 2**63:
             raise ValueError(f"four numbers of {words} words do not fit 64 bits")
         self._base = words
+        self._plain = plain
         image_of = np.repeat(np.arange(len(references)), np.diff(self._first))
         rows, lengths = self._padded(np.arange(len(captions)))
         self._ngrams, self._idf = [], []
         for order in _ORDERS:
             row, ngram = self._ngrams_of(rows, lengths, order)
             listed, frequency = _document_frequencies(image_of[row], ngram)
-            self._ngrams.append(listed)
-            self._idf.append(np.log(len(references)) - np.log(frequency))
+            # Past all n-grams stands one that none is, so that a search always ends at some.
+            self._ngrams.append(np.append(listed, np.iinfo(np.int64).max))
+            self._idf.append(np.log(len(references)) - np.log(np.append(frequency, 1)))
         self._unseen = float(np.log(len(references)))
 
     def score(self, images: Sequence[int], words: Ints, lengths: Ints) -> Floats:
@@ -125,20 +162,22 @@ class CiderReward:
             unique, number = np.unique(ngram, return_inverse=True)
             pairs, pair = np.unique(image[row] * len(unique) + number, return_inverse=True)
             pair_image, pair_ngram = np.divmod(pairs, len(unique))
-            found = np.searchsorted(listed, unique).clip(max=len(listed) - 1)
+            found = np.searchsorted(listed, unique)
             weight = np.where(listed[found] == unique, idf[found], self._unseen)[pair_ngram]
             counts = np.bincount(pair * places + place[row], minlength=len(pairs) * places)
             vectors = counts.reshape(len(pairs), places) * weight[:, None]  # (P, K + M)
             hypothesis, reference = vectors[:, :drawn, None], vectors[:, None, drawn:]
             present, starts = np.unique(pair_image, return_index=True)
             norms = np.sqrt(np.add.reduceat(vectors**2, starts))  # (images present, K + M)
-            products = np.add.reduceat(np.minimum(hypothesis, reference) * reference, starts)
+            clipped = hypothesis if self._plain else np.minimum(hypothesis, reference)
+            products = np.add.reduceat(clipped * reference, starts)
             scale = norms[:, :drawn, None] * norms[:, None, drawn:]
             similarity[present] += np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-        table = np.zeros((count, places))
-        table[image, place] = all_lengths
-        apart = table[:, :drawn, None] - table[:, None, drawn:]
-        similarity *= np.exp(-(apart**2) / (2 * _SIGMA**2))
+        if not self._plain:
+            table = np.zeros((count, places))
+            table[image, place] = all_lengths
+            apart = table[:, :drawn, None] - table[:, None, drawn:]
+            similarity *= np.exp(-(apart**2) / (2 * _SIGMA**2))
         # An image with fewer references than another has columns of nothing, which add nothing.
         scores: Floats = 10 / len(_ORDERS) * similarity.sum(2) / given[:, None]
         return scores

@@ -11,7 +11,7 @@ from captioner.data.annotations import CaptionedImage
 from captioner.data.dataset import Source
 from captioner.errors import DatasetError
 from captioner.metrics.bleu import bleu
-from captioner.metrics.cider import cider
+from captioner.metrics.cider import cider_d
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import search
 from captioner.prefetch import map_ahead
@@ -59,7 +59,10 @@ class Validation:
         self.precision = precision
 
     def __call__(self, model: ShowAttendTell) -> dict[str, float]:
-        """Score a model in evaluation mode: `bleu1` to `bleu4` and `cider`, percent, the same on every process."""
+        """Score a model in evaluation mode: `bleu1` to `bleu4` and `cider`, which is CIDEr-D, percent.
+
+        The scores are the same on every process.
+        """
         own = share(list(range(len(self.source))))
         batches = [own[start : start + _BATCH] for start in range(0, len(own), _BATCH)]
         captions = [
@@ -68,8 +71,8 @@ class Validation:
             for caption in self._captions(model, inputs)
         ]
         captions = gather(captions)
-        scores = {f"bleu{n}": score for n, score in enumerate(bleu(self.references, captions), 1)}
-        return {**scores, "cider": cider(self.references, captions)}
+        scores = {f"bleu{n}": score.value for n, score in enumerate(bleu(self.references, captions), 1)}
+        return {**scores, "cider": cider_d(self.references, captions).value}
 
     @torch.inference_mode()
     def _captions(self, model: ShowAttendTell, inputs: torch.Tensor) -> list[list[str]]:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import math
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from captioner.metrics.cider import CiderReward, cider
+from captioner.metrics.cider import CiderReward, cider, cider_d
+from tests.metrics.conftest import Corpus
 
 WORDS = 30
 
@@ -63,17 +68,62 @@ def test_words_no_reference_has_earn_nothing_and_cost_something() -> None:
     assert plain > longer > strange == 0
 
 
-def test_the_corpus_score_is_the_official_one_in_percent() -> None:
-    references = random_captions(np.random.default_rng(2), 15)
-    hypotheses = [image[0][::-1] for image in references]
-    text = [[[str(w) for w in caption] for caption in image] for image in references]
-    expected = 100 * official(references, hypotheses).mean()
-    assert cider(text, [[str(w) for w in caption] for caption in hypotheses]) == pytest.approx(expected)
+def test_references_too_short_for_an_n_gram_are_no_obstacle() -> None:
+    references = [[[1, 2]], [[3]]]
+    words, lengths = padded([[[1, 2, 3, 4, 5]], [[3]]])
+    scores = CiderReward(references, WORDS).score(range(2), words, lengths)[:, 0]
+    assert scores == pytest.approx(official(references, [[1, 2, 3, 4, 5], [3]]), abs=1e-9)
+
+
+def by_the_paper(corpus: Corpus) -> list[float]:
+    """Equations 1 to 3 of Vedantam et al. 2015, word for word: tf-idf (1), cosine (2), mean over n (3)."""
+    references, hypotheses = corpus
+
+    def ngrams(caption: list[str], n: int) -> list[tuple[str, ...]]:
+        return [tuple(caption[k : k + n]) for k in range(len(caption) - n + 1)]
+
+    scores = []
+    for image, hypothesis in zip(references, hypotheses, strict=True):
+        total = 0.0
+        for n in (1, 2, 3, 4):
+            documents = [{g for reference in other for g in ngrams(reference, n)} for other in references]
+
+            def tf_idf(
+                caption: list[str], n: int = n, documents: list[Any] = documents
+            ) -> dict[tuple[str, ...], float]:
+                counts = Counter(ngrams(caption, n))
+                return {
+                    g: counts[g] / counts.total() * math.log(len(references) / max(1, sum(g in d for d in documents)))
+                    for g in counts
+                }
+
+            candidate = tf_idf(hypothesis)
+            for vector in map(tf_idf, image):
+                norms = math.hypot(*candidate.values()) * math.hypot(*vector.values())
+                product = sum(weight * vector.get(g, 0) for g, weight in candidate.items())
+                total += product / norms / len(image) / 4 if norms else 0
+        scores.append(1000 * total)
+    return scores
+
+
+def test_plain_cider_is_that_of_the_paper(made_up: Corpus) -> None:
+    score, expected = cider(*made_up), by_the_paper(made_up)
+    assert score.per_image == pytest.approx(expected, abs=1e-9)
+    assert score.value == pytest.approx(np.mean(expected), abs=1e-9)
+    assert score.per_image[3] == 0
+
+
+def test_only_plain_cider_can_be_had_by_repeating_a_word() -> None:
+    references = [[["red", "dog", "runs"]], [["a", "cat"]], [["a", "dog"]]]
+    once, thrice = [["red"], ["a"], ["a"]], [["red", "red", "red"], ["a"], ["a"]]
+    assert cider(references, thrice).per_image[0] == pytest.approx(cider(references, once).per_image[0])
+    assert cider_d(references, thrice).per_image[0] < cider_d(references, once).per_image[0]
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
-    with pytest.raises(ValueError, match="two or more images"):
-        cider([[["a"]]], [["a"]])
+    for metric in (cider, cider_d):
+        with pytest.raises(ValueError, match="two or more images"):
+            metric([[["a"]]], [["a"]])
     with pytest.raises(ValueError, match="two or more images"):
         CiderReward([[[1]]], WORDS)
     with pytest.raises(ValueError, match="at least one reference"):

@@ -1,0 +1,65 @@
+"""How well a model expects what people wrote.
+
+Shapes: B photos, K references per photo, L grid locations, D feature channels, T words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from captioner.models.attention import Choice
+from captioner.models.decoder import AttentionDecoder
+from captioner.training.objective import word_log_probs
+from captioner.vocabulary import Vocabulary
+
+
+@torch.inference_mode()
+def reference_log_probs(
+    decoder: AttentionDecoder,
+    features: Tensor,
+    references: Sequence[Sequence[Sequence[str]]],
+    vocabulary: Vocabulary,
+    choose: Choice,
+) -> list[tuple[float, int]]:
+    """Rate the references by teacher forcing: each word given the true words before it.
+
+    The end token counts as a word; a word that the vocabulary lacks counts as `unk`, so that only models of one
+    vocabulary compare.
+
+    Parameters
+    ----------
+    decoder : AttentionDecoder
+        In evaluation mode.
+    features : Tensor
+        (B, L, D).
+    references : sequence of sequence of word lists
+        Of the B photos.
+    vocabulary : Vocabulary
+    choose : Choice
+        How a context is made.
+
+    Returns
+    -------
+    list of (float, int)
+        Of each photo the sum of the natural log-probabilities of all its references' tokens, and their number; the
+        perplexity is exp(-sum / number), over as many photos as one likes.
+    """
+    bos, eos, pad = vocabulary.bos, vocabulary.eos, vocabulary.pad
+    # Longest first, so that the decoder can leave rows out.
+    encoded = [
+        sorted(([bos, *vocabulary.encode(words), eos] for words in image), key=len, reverse=True)
+        for image in references
+    ]
+    tokens = torch.full((len(encoded), max(map(len, encoded)), max(len(image[0]) for image in encoded)), pad)
+    for image, captions in enumerate(encoded):
+        for place, caption in enumerate(captions):
+            tokens[image, place, : len(caption)] = torch.tensor(caption)
+    tokens = tokens.to(features.device)
+    targets = tokens[:, :, 1:]
+    real = targets != pad
+    output = decoder(features, tokens[:, :, :-1], choose, real)
+    sums = word_log_probs(output.logits, targets, real).double().sum((1, 2))
+    return list(zip(sums.tolist(), real.sum((1, 2)).tolist(), strict=True))

@@ -1,0 +1,141 @@
+"""What an evaluation found, as a file that can be read back and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioner.config import DecodingOptions
+from captioner.errors import DatasetError
+from captioner.evaluation.scores import COMBINE
+from captioner.metrics.score import CorpusScore, interval
+from captioner.vocabulary import tokenize
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PhotoResult:
+    """A photo and what was said about it.
+
+    Attributes
+    ----------
+    name : str
+        File name.
+    caption : str
+        Of the system.
+    log_prob : float
+        Natural log-probability that the system gives it.
+    references : tuple of str
+        As they stand in the data set.
+    """
+
+    name: str
+    caption: str
+    log_prob: float
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One system, scored on one split by one protocol.
+
+    Attributes
+    ----------
+    system : str
+        Short name, such as `flickr8k-soft, beam 3`.
+    settings : dict
+        All that the result depends on: checkpoint, its hash, data, split, protocol, decoding.
+    photos : tuple of PhotoResult
+    scores : dict of str to CorpusScore
+        By name, in the order to be shown; statistics in the order of `photos`.
+    not_computed : dict of str to str
+        Name of a score that could not be computed, and why.
+    style : dict of str to float
+        What the captions are like.
+    """
+
+    system: str
+    settings: dict[str, Any]
+    photos: tuple[PhotoResult, ...]
+    scores: dict[str, CorpusScore]
+    not_computed: dict[str, str]
+    style: dict[str, float]
+
+    @property
+    def words(self) -> list[list[str]]:
+        """Words of the captions."""
+        return [tokenize(photo.caption) for photo in self.photos]
+
+    @property
+    def decoding(self) -> DecodingOptions:
+        """How captions were searched for."""
+        return DecodingOptions(
+            **{field.name: self.settings[field.name] for field in dataclasses.fields(DecodingOptions)}
+        )
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        each = {name: score.per_image for name, score in self.scores.items()}
+        content = {
+            "version": _VERSION,
+            "system": self.system,
+            "settings": self.settings,
+            "scores": {
+                name: {"value": score.value, "interval": interval(score)} for name, score in self.scores.items()
+            },
+            "not_computed": self.not_computed,
+            "style": self.style,
+            "photos": [
+                {
+                    **dataclasses.asdict(photo),
+                    "scores": {name: _number(values[row]) for name, values in each.items()},
+                    "statistics": {name: score.statistics[row].tolist() for name, score in self.scores.items()},
+                }
+                for row, photo in enumerate(self.photos)
+            ],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DatasetError
+            If the file is absent or is not such a file.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["version"] != _VERSION:
+                raise DatasetError(f"{path}: version {content['version']}, not {_VERSION}; evaluate again")
+            photos = content["photos"]
+            return cls(
+                system=content["system"],
+                settings=content["settings"],
+                photos=tuple(
+                    PhotoResult(p["name"], p["caption"], p["log_prob"], tuple(p["references"])) for p in photos
+                ),
+                scores={
+                    name: CorpusScore(name, np.array([p["statistics"][name] for p in photos], float), COMBINE[name])
+                    for name in content["scores"]
+                },
+                not_computed=content["not_computed"],
+                style=content["style"],
+            )
+        except OSError as error:
+            raise DatasetError(f"{path}: {error.strerror}; name a file that evaluate.py wrote") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path}: not a result that evaluate.py wrote ({error!r})") from error
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN, which is what a photo has that a score says nothing about."""
+    return float(value) if np.isfinite(value) else None

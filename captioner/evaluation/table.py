@@ -1,0 +1,51 @@
+"""Evaluations as text, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from captioner.evaluation.results import Evaluation
+from captioner.metrics.score import CorpusScore, interval, probability_better
+
+
+def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
+    """Table with a row for every score and a column for every evaluation, of the same photos.
+
+    Each value stands with half its 95 % bootstrap interval; from the second column on, with the probability that the
+    score is higher than the first column's.
+    """
+    rows = _rows({evaluation.system: evaluation.scores for evaluation in evaluations})
+    for name in evaluations[0].style:
+        rows.append([name, *(f"{evaluation.style[name]:.2f}" for evaluation in evaluations)])
+    missing = {name: why for evaluation in evaluations for name, why in evaluation.not_computed.items()}
+    return "\n".join([_layout(rows), *(f"{name}: not computed: {why}" for name, why in missing.items())])
+
+
+def score_table(columns: Mapping[str, Mapping[str, CorpusScore]]) -> str:
+    """Table of the scores of several systems, by their names; the others are compared with the first."""
+    return _layout(_rows(columns))
+
+
+def _rows(columns: Mapping[str, Mapping[str, CorpusScore]]) -> list[list[str]]:
+    systems = list(columns.values())
+    names = dict.fromkeys(name for scores in systems for name in scores)
+    scores = [[name, *(_cell(scores.get(name), systems[0].get(name)) for scores in systems)] for name in names]
+    return [["", *columns], *scores]
+
+
+def _layout(rows: Sequence[Sequence[str]]) -> str:
+    """Set cells in columns, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    )
+
+
+def _cell(score: CorpusScore | None, first: CorpusScore | None) -> str:
+    if score is None:
+        return "-"
+    low, high = interval(score)
+    text = f"{score.value:.2f} ± {(high - low) / 2:.2f}"
+    if first is None or score is first:
+        return text
+    return f"{text} ({probability_better(first, score):4.0%})"
