@@ -33,6 +33,7 @@ from captioner.evaluation.figures import (
 from captioner.evaluation.results import Evaluation, PhotoResult
 from captioner.images import load_image
 from captioner.metrics.score import interval, probability_better
+from captioner.metrics.scoring import COMBINE as CAPTION_SCORES
 from captioner.pipeline import Caption, Captioner
 from captioner.visualization import word_overlays
 from captioner.vocabulary import tokenize
@@ -45,12 +46,12 @@ _QUALITIES, _MOST_BYTES = (80, 60, 40, 20), 60_000  # of a picture: the first of
 
 @dataclass(frozen=True)
 class _Cell:
-    """A score of a system, and how probably it beats the first system."""
+    """A score of a system, and how probably it is higher than the first system's."""
 
     value: float
     low: float
     high: float
-    better: float | None
+    higher: float | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def write_report(
     table = _table(evaluations)
     points = [_confidence(evaluation) for evaluation in evaluations]
     figures = {
-        "scores": draw_scores({name: [_estimate(cell) for cell in cells] for name, cells in table.items()}),
+        "scores": draw_scores(
+            {name: [_estimate(cell) for cell in cells] for name, cells in table.items() if name in CAPTION_SCORES}
+        ),
         "lengths": _draw_lengths(evaluations),
         "confidence": draw_confidence(points, _RANK),
     }
@@ -185,9 +188,9 @@ def _table(evaluations: Sequence[Evaluation]) -> dict[str, list[_Cell | None]]:
     for column, evaluation in enumerate(evaluations):
         for name, score in evaluation.scores.items():
             paired = column > 0 and name in first.scores
-            better = probability_better(first.scores[name], score) if paired else None
+            higher = probability_better(first.scores[name], score) if paired else None
             row = table.setdefault(name, [None] * len(evaluations))
-            row[column] = _Cell(score.value, *interval(score), better)
+            row[column] = _Cell(score.value, *interval(score), higher)
     return table
 
 
@@ -232,8 +235,9 @@ def _show(evaluations: Sequence[Evaluation], row: int, image: Image.Image, capti
 
 
 def _scores(evaluation: Evaluation, row: int) -> dict[str, float]:
-    """Scores of one photo, without those that say nothing about one alone."""
-    values = {name: float(score.per_image[row]) for name, score in evaluation.scores.items()}
+    """Scores of the caption of one photo, without those that say nothing about one alone."""
+    scores = {name: score for name, score in evaluation.scores.items() if name in CAPTION_SCORES}
+    values = {name: float(score.per_image[row]) for name, score in scores.items()}
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 

@@ -198,7 +198,7 @@ def test_numbers_are_those_of_the_evaluations(tmp_path: Path, photos: dict[str, 
     values = [both[column].scores[name] for name in ("BLEU-4", "CIDEr-D") for column in (0, 1)]
     expected = ["{:.2f} {:.2f} to {:.2f}".format(value.value, *interval(value)) for value in values]
     # The second is better by 2 on every photo, and so in every draw.
-    assert cells == [expected[0], f"{expected[1]} better: > 0.99", expected[2], f"{expected[3]} better: > 0.99"]
+    assert cells == [expected[0], f"{expected[1]} higher: > 0.99", expected[2], f"{expected[3]} higher: > 0.99"]
     assert "30 photos" in page.text
     assert "BLEU-4 21.5 CIDEr-D 290.0 hard, CIDEr-D 292.0 caption 29 of hard" in page.text
     # The higher a photo's score, the less sure was the caption.
@@ -212,7 +212,7 @@ def test_a_score_that_only_one_system_has(tmp_path: Path, photos: dict[str, Path
     only = {"CIDEr-D": other.scores["CIDEr-D"], "METEOR": score("METEOR", np.full(30, 19.0))}
     _, page = report(tmp_path, [evaluation(30), evaluation(30, "hard", scores=only)], photos)
     assert "BLEU-4 21.50 21.50 to 21.50 not computed" in page.text
-    assert re.search(r"METEOR not computed 19\.00 19\.00 to 19\.00 (?!better)", page.text)
+    assert re.search(r"METEOR not computed 19\.00 19\.00 to 19\.00 (?!higher)", page.text)
 
 
 def test_a_score_that_says_nothing_about_one_photo_is_left_out(tmp_path: Path, photos: dict[str, Path]) -> None:
