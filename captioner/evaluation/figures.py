@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -94,13 +95,9 @@ def draw_confidence(points: Sequence[tuple[Floats, Floats]], score: str) -> Figu
 
 def rank_correlation(x: Floats, y: Floats) -> float:
     """Spearman's rank correlation, equal values sharing their mean rank; NaN where all are equal."""
-    ranks = []
-    for values in (x, y):
-        _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[group])
-    if min(map(np.ptp, ranks)) == 0:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 
 
 def colours() -> Iterator[str]:
@@ -138,5 +135,12 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _shares(lengths: Sequence[int], edges: Floats) -> Floats:
-    return np.histogram(lengths, edges)[0] / max(len(lengths), 1)
+def _ranks(values: Floats) -> Floats:
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[group]
+    return ranks
+
+
+def _shares(lengths: Sequence[int], edges: NDArray[Any]) -> Floats:
+    shares: Floats = np.histogram(lengths, edges)[0] / len(lengths)
+    return shares

@@ -21,6 +21,7 @@ from PIL import Image
 from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError
 from captioner.evaluation.figures import (
+    Estimate,
     Floats,
     colours,
     draw_confidence,
@@ -32,6 +33,7 @@ from captioner.evaluation.figures import (
 from captioner.evaluation.results import Evaluation, PhotoResult
 from captioner.images import load_image
 from captioner.metrics.score import interval, probability_better
+from captioner.metrics.scoring import COMBINE as CAPTION_SCORES
 from captioner.pipeline import Caption, Captioner
 from captioner.visualization import word_overlays
 from captioner.vocabulary import tokenize
@@ -44,12 +46,12 @@ _QUALITIES, _MOST_BYTES = (80, 60, 40, 20), 60_000  # of a picture: the first of
 
 @dataclass(frozen=True)
 class _Cell:
-    """A score of a system, and how probably it beats the first system."""
+    """A score of a system, and how probably it is higher than the first system's."""
 
     value: float
     low: float
     high: float
-    better: float | None
+    higher: float | None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def write_report(
     first = evaluations[0]
     groups = _choose(first.scores[_RANK].per_image)
     chosen = [row for rows in groups.values() for row in rows]
-    captions = captioner.caption_many((photos[first.photos[row].name] for row in chosen), options)
+    captions = list(captioner.caption_many((photos[first.photos[row].name] for row in chosen), options))
     shown = {
         row: _show(evaluations, row, load_image(photos[first.photos[row].name]), caption)
         for row, caption in zip(chosen, captions, strict=True)
@@ -122,7 +124,9 @@ def write_report(
     table = _table(evaluations)
     points = [_confidence(evaluation) for evaluation in evaluations]
     figures = {
-        "scores": draw_scores({name: [_estimate(cell) for cell in cells] for name, cells in table.items()}),
+        "scores": draw_scores(
+            {name: [_estimate(cell) for cell in cells] for name, cells in table.items() if name in CAPTION_SCORES}
+        ),
         "lengths": _draw_lengths(evaluations),
         "confidence": draw_confidence(points, _RANK),
     }
@@ -143,6 +147,7 @@ def write_report(
         settings=_rows([evaluation.settings for evaluation in evaluations]),
         figures={name: Markup(to_svg(figure, name)) for name, figure in figures.items()},
         correlations=[rank_correlation(*pair) for pair in points],
+        framed=any(caption.locations for caption in captions),
         groups={name: [shown[row] for row in rows] for name, rows in groups.items() if rows},
     )
     try:
@@ -183,14 +188,14 @@ def _table(evaluations: Sequence[Evaluation]) -> dict[str, list[_Cell | None]]:
     for column, evaluation in enumerate(evaluations):
         for name, score in evaluation.scores.items():
             paired = column > 0 and name in first.scores
-            better = probability_better(first.scores[name], score) if paired else None
+            higher = probability_better(first.scores[name], score) if paired else None
             row = table.setdefault(name, [None] * len(evaluations))
-            row[column] = _Cell(score.value, *interval(score), better)
+            row[column] = _Cell(score.value, *interval(score), higher)
     return table
 
 
-def _estimate(cell: _Cell | None) -> tuple[float, float, float] | None:
-    return cell and (cell.value, cell.low, cell.high)
+def _estimate(cell: _Cell | None) -> Estimate | None:
+    return (cell.value, cell.low, cell.high) if cell else None
 
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -230,8 +235,9 @@ def _show(evaluations: Sequence[Evaluation], row: int, image: Image.Image, capti
 
 
 def _scores(evaluation: Evaluation, row: int) -> dict[str, float]:
-    """Scores of one photo, without those that say nothing about one alone."""
-    values = {name: float(score.per_image[row]) for name, score in evaluation.scores.items()}
+    """Scores of the caption of one photo, without those that say nothing about one alone."""
+    scores = {name: score for name, score in evaluation.scores.items() if name in CAPTION_SCORES}
+    values = {name: float(score.per_image[row]) for name, score in scores.items()}
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
