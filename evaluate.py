@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from captioner.config import DecodingOptions
@@ -49,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="RECIPE",
         help="recipe whose data to use (default: recipes/flickr8k-soft.toml)",
     )
-    parser.add_argument("--split", default="dev", help="train, dev or test (default: dev)")
+    parser.add_argument(
+        "--split", nargs="+", default=["dev"], help="train, dev or test, or several together (default: dev)"
+    )
     parser.add_argument(
         "--beam", type=int, nargs="+", default=[3], metavar="N", help="captions kept in the search (default: 3)"
     )
@@ -91,9 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """Measure every system, and print, keep and draw what was found."""
     recipe = Recipe.read(options.data)
-    images = read_split(recipe.data, options.split)
+    images = [image for split in options.split for image in read_split(recipe.data, split)]
+    splits = "+".join(options.split)
     if len(images) < 2:
-        raise CaptionerError(f"{options.split} split: one photo alone cannot be scored by CIDEr; it needs two or more")
+        raise CaptionerError(f"{splits} split: one photo alone cannot be scored by CIDEr; it needs two or more")
     decodings = [
         DecodingOptions(beam_size=beam, context=context, seed=options.seed)
         for beam, context in itertools.product(options.beam, options.context)
@@ -113,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
     for path, captioner in captioners.items():
         seen = measure(captioner, images, decodings, deletion=options.attention, instances=instances)
         for decoding, measured in zip(decodings, seen, strict=True):
-            system, settings = name_of(path, decoding), system_settings(path, options.data, options.split, decoding)
+            system, settings = name_of(path, decoding), system_settings(path, options.data, splits, decoding)
             for protocol in options.protocol:
                 evaluation = build_evaluation(
                     system, settings, images, measured, protocol, captioner.vocabulary, train_captions
@@ -121,7 +125,7 @@ def run(options: argparse.Namespace) -> None:
                 found[protocol].append(evaluation)
     for protocol, evaluations in found.items():
         require_same_photos(evaluations)
-        print(f"\n{options.split} split of {options.data.stem}: {len(evaluations[0].photos):,} photos")
+        print(f"\n{splits} split of {options.data.stem}: {len(evaluations[0].photos):,} photos")
         print(f"protocol {protocol}: {PROTOCOLS[protocol].description}; percent; ± half the 95 % interval over photos")
         print(f"\n{evaluation_table(evaluations)}")
         if options.leave_one_out:
@@ -143,13 +147,13 @@ def known_captions(config: DataConfig) -> set[tuple[str, ...]]:
     return {tuple(tokenize(caption)) for image in images for caption in image.captions}
 
 
-def objects_of(config: DataConfig, split: str) -> dict[str, Instances] | None:
-    """Read the outlines of the objects in a split's photos, where the data has them."""
-    path = instances_beside(config, split)
-    if path is None:
+def objects_of(config: DataConfig, splits: Sequence[str]) -> dict[str, Instances] | None:
+    """Read the outlines of the objects in the photos, where the data has them."""
+    paths = [path for split in splits if (path := instances_beside(config, split))]
+    if not paths:
         log.warning("no outlines of objects (instances_*.json) beside the captions: objects are not measured")
         return None
-    return read_instances(path)
+    return {name: objects for path in paths for name, objects in read_instances(path).items()}
 
 
 def name_of(checkpoint: str, decoding: DecodingOptions) -> str:

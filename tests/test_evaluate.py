@@ -27,7 +27,7 @@ def recipe(flickr_folder: Path, tmp_path: Path) -> Path:
 def values(output: str, name: str) -> list[float]:
     """Values of a row of the table."""
     row = next(line for line in output.splitlines() if re.match(rf"{re.escape(name)}  ", line))
-    return [float(number) for number in re.findall(r"(?<!\S)(-?[\d.]+)(?= ±|$|  )", row.removeprefix(name))]
+    return [float(number) for number in re.findall(r"(-?[\d.]+) ±", row.removeprefix(name))]
 
 
 @no_java

@@ -84,7 +84,7 @@ def build_evaluation(
     style = caption_style(references, measured.words, train_captions, vocabulary)
     return Evaluation(
         system=system,
-        settings={**settings, "protocol": protocol},
+        settings={**settings, "protocol": protocol, "words": PROTOCOLS[protocol].description},
         photos=tuple(
             PhotoResult(image.path.name, text, log_prob, tuple(image.captions))
             for image, text, log_prob in zip(images, measured.texts, measured.log_probs, strict=True)

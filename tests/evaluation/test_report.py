@@ -68,7 +68,7 @@ def evaluation(count: int, system: str = "soft", shift: float = 0.0, **changes: 
     return Evaluation(
         **{
             "system": system,
-            "settings": {"data": "flickr8k", "split": "dev", "protocol": "one caption per photo", "beam_size": 1},
+            "settings": {"data": "flickr8k", "split": "dev", "protocol": "coco", "words": "lower case", "beam_size": 1},
             "photos": tuple(
                 PhotoResult(f"{n}.jpg", f"caption {n} of {system}", -1.0 - n, (f"reference {n}.",)) for n in numbers
             ),
@@ -203,7 +203,7 @@ def test_numbers_are_those_of_the_evaluations(tmp_path: Path, photos: dict[str, 
     assert "BLEU-4 21.5 CIDEr-D 290.0 hard, CIDEr-D 292.0 caption 29 of hard" in page.text
     # The higher a photo's score, the less sure was the caption.
     assert "soft: -1.00" in page.text
-    for text in ("needs Java", "length mean 8.25 8.25", "beam size 1 1", "one caption per photo"):
+    for text in ("needs Java", "length mean 8.25 8.25", "beam size 1 1", "Protocol coco: lower case"):
         assert text in page.text
 
 
@@ -231,7 +231,7 @@ def test_everything_from_data_is_escaped(tmp_path: Path) -> None:
     nasty = evaluation(
         2,
         NASTY,
-        settings={"data": NASTY, "split": NASTY, "protocol": NASTY, NASTY: NASTY},
+        settings={"data": NASTY, "split": NASTY, "protocol": NASTY, "words": NASTY, NASTY: NASTY},
         photos=(PhotoResult(name, NASTY, -1.0, (NASTY,)), PhotoResult("b.jpg", NASTY, -2.0, (NASTY,))),
         not_computed={NASTY: NASTY},
         style={NASTY: 1.0},

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from captioner.evaluation.scores import COMBINE, PERPLEXITY, fall_statistics, ob
 from captioner.metrics.score import CorpusScore
 
 
-def combined(rows: list[dict[str, tuple[float, float]]]) -> dict[str, float]:
+def combined(rows: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
     return {
         name: CorpusScore(name, np.array([row[name] for row in rows], float), COMBINE[name]).value for name in rows[0]
     }
