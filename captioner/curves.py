@@ -34,7 +34,7 @@ _TRAINING = {
 _LOSS = "train/loss"
 _SCORES = {
     "dev/bleu4": "BLEU-4",
-    "dev/cider": "CIDEr",
+    "dev/cider": "CIDEr-D",
     "dev/meteor": "METEOR",
     "dev/rouge_l": "ROUGE-L",
     "dev/spice": "SPICE",

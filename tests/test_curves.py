@@ -105,7 +105,7 @@ def test_a_run_in_progress_is_drawn_beside_a_finished_one() -> None:
 @pytest.mark.parametrize(
     ("runs", "titles"),
     [
-        ({"a": dev_rows([50.0], "dev/cider") + dev_rows(BLEU)}, ["BLEU-4 on dev", "CIDEr on dev"]),
+        ({"a": dev_rows([50.0], "dev/cider") + dev_rows(BLEU)}, ["BLEU-4 on dev", "CIDEr-D on dev"]),
         ({"a": [{"step": 9, "epoch": 1, "dev/x": 1.0, "dev/y": 2.0, "note": "new"}]}, ["x on dev", "y on dev"]),
         ({"a": [{"step": 9, "train/loss": 1.0}]}, ["Loss in training"]),
         (

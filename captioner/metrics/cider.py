@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
+from captioner.errors import MetricUnavailableError
 from captioner.metrics.score import CorpusScore, Floats, Hypotheses, References, check_captions, mean_score
 
 _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0
+MOST_WORDS = 55_000  # four of their numbers fit 64 bits
 
 Ints = NDArray[np.int64]
 
@@ -64,12 +66,18 @@ def cider(references: References, hypotheses: Hypotheses) -> CorpusScore:
     Raises
     ------
     ValueError
-        If there are fewer than two images, an image has no reference, or there are more than 55,000 different words.
+        If there are fewer than two images, or an image has no reference.
+    MetricUnavailableError
+        If there are more than 55,000 different words.
     """
     check_captions("CIDEr", references, hypotheses, least=2)
     numbers: dict[str, int] = {}
     encoded = [[[numbers.setdefault(w, len(numbers)) for w in caption] for caption in image] for image in references]
     captions = [[numbers.setdefault(w, len(numbers)) for w in caption] for caption in hypotheses]
+    if len(numbers) > MOST_WORDS:
+        raise MetricUnavailableError(
+            f"counts n-grams of at most {MOST_WORDS:,} different words, not of {len(numbers):,}"
+        )
     lengths = np.array([[len(caption)] for caption in captions])
     words = np.zeros((len(captions), 1, lengths.max()), np.int64)
     for image, caption in enumerate(captions):
@@ -106,7 +114,7 @@ class CiderReward:
         self._first: Ints = np.cumsum([0, *map(len, references)])  # of every image's captions
         self._start: Ints = np.cumsum([0, *map(len, captions)])  # of every caption's words
         self._words = np.fromiter((w for caption in captions for w in caption), np.int32, int(self._start[-1]))
-        if words**4 >= 2**63:
+        if words > MOST_WORDS:
             raise ValueError(f"four numbers of {words} words do not fit 64 bits")
         self._base = words
         self._plain = plain

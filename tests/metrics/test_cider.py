@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from captioner.metrics.cider import CiderReward, cider, cider_d
+from captioner.errors import MetricUnavailableError
+from captioner.metrics.cider import MOST_WORDS, CiderReward, cider, cider_d
 from tests.metrics.conftest import Corpus
 
 WORDS = 30
@@ -130,3 +131,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
         CiderReward([[[1]], []], WORDS)
     with pytest.raises(ValueError, match="do not fit 64 bits"):
         CiderReward([[[1]], [[2]]], 60_000)
+
+
+def test_too_many_words_for_plain_cider_are_a_reason_and_no_crash() -> None:
+    many = [str(number) for number in range(MOST_WORDS)]
+    assert len(cider([[many], [["0"]]], [["1"], ["2"]]).per_image) == 2
+    with pytest.raises(MetricUnavailableError, match=r"at most 55,000 different words, not of 55,001"):
+        cider([[many], [["0"]]], [["1"], ["one more"]])
