@@ -136,5 +136,5 @@ def test_what_cannot_be_scored_is_refused() -> None:
 def test_too_many_words_for_plain_cider_are_a_reason_and_no_crash() -> None:
     many = [str(number) for number in range(MOST_WORDS)]
     assert len(cider([[many], [["0"]]], [["1"], ["2"]]).per_image) == 2
-    with pytest.raises(MetricUnavailableError, match=r"at most 55,000 different words, not of 55,001"):
+    with pytest.raises(MetricUnavailableError, match=r"at most 55,000 different words, not 55,001"):
         cider([[many], [["0"]]], [["1"], ["one more"]])
