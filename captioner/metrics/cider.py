@@ -75,9 +75,7 @@ def cider(references: References, hypotheses: Hypotheses) -> CorpusScore:
     encoded = [[[numbers.setdefault(w, len(numbers)) for w in caption] for caption in image] for image in references]
     captions = [[numbers.setdefault(w, len(numbers)) for w in caption] for caption in hypotheses]
     if len(numbers) > MOST_WORDS:
-        raise MetricUnavailableError(
-            f"counts n-grams of at most {MOST_WORDS:,} different words, not of {len(numbers):,}"
-        )
+        raise MetricUnavailableError(f"counts at most {MOST_WORDS:,} different words, not {len(numbers):,}")
     lengths = np.array([[len(caption)] for caption in captions])
     words = np.zeros((len(captions), 1, lengths.max()), np.int64)
     for image, caption in enumerate(captions):
