@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import logging
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from captioner.checkpoint import weights_sha256
 from captioner.config import DecodingOptions
-from captioner.data.annotations import list_split, read_split
+from captioner.data.annotations import CaptionedImage, list_split, read_split
 from captioner.data.instances import Instances, instances_beside, read_instances
-from captioner.errors import CaptionerError, MissingSplitError
+from captioner.errors import CaptionerError, ImageReadError, MissingSplitError
 from captioner.evaluation.evaluator import (
     PROTOCOLS,
     against_all_but_one,
     build_evaluation,
     require_same_photos,
-    system_settings,
 )
 from captioner.evaluation.measure import measure
 from captioner.evaluation.report import write_report
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         default=[BUNDLED],
         metavar="CHECKPOINT",
-        help="checkpoint folder, or the JSON file of an earlier evaluation (default: the bundled model)",
+        help="checkpoint folders, or JSON files of earlier evaluations, before any option (default: the bundled model)",
     )
     parser.add_argument(
         "--data",
@@ -84,101 +86,185 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(options)
     except CaptionerError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        cure = (
+            f"; `captioner data check {options.data}` lists all such photos"
+            if isinstance(error, ImageReadError)
+            else ""
+        )
+        print(f"evaluate.py: {error}{cure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
 
 
+@dataclass(frozen=True)
+class System:
+    """A checkpoint to be measured."""
+
+    name: str
+    checkpoint: str
+    sha256: str
+    captioner: Captioner
+
+
 def run(options: argparse.Namespace) -> None:
     """Measure every system, and print, keep and draw what was found."""
-    recipe = Recipe.read(options.data)
-    images = [image for split in options.split for image in read_split(recipe.data, split)]
-    splits = "+".join(options.split)
-    if len(images) < 2:
-        raise CaptionerError(f"{splits} split: one photo alone cannot be scored by CIDEr; it needs two or more")
     decodings = [
         DecodingOptions(beam_size=beam, context=context, seed=options.seed)
-        for beam, context in itertools.product(options.beam, options.context)
+        for beam, context in itertools.product(dict.fromkeys(options.beam), dict.fromkeys(options.context))
     ]
     found: dict[str, list[Evaluation]] = {protocol: [] for protocol in options.protocol}
-    captioners: dict[str, Captioner] = {}
-    for path in options.checkpoints:
+    for path in dict.fromkeys(options.checkpoints):
         if path.suffix == ".json":
             evaluation = Evaluation.load(path)
-            found.setdefault(evaluation.settings["protocol"], []).append(evaluation)
-            continue
-        captioner = captioners[str(path)] = Captioner.load(path, options.device)
-        for decoding in decodings:
-            captioner.check(decoding)
-    train_captions = known_captions(recipe.data)
-    instances = objects_of(recipe.data, options.split) if options.attention else None
-    for path, captioner in captioners.items():
-        seen = measure(captioner, images, decodings, deletion=options.attention, instances=instances)
-        for decoding, measured in zip(decodings, seen, strict=True):
-            system, settings = name_of(path, decoding), system_settings(path, options.data, splits, decoding)
-            for protocol in options.protocol:
-                evaluation = build_evaluation(
-                    system, settings, images, measured, protocol, captioner.vocabulary, train_captions
-                )
-                found[protocol].append(evaluation)
-    for protocol, evaluations in found.items():
-        require_same_photos(evaluations)
-        print(f"\n{splits} split of {options.data.stem}: {len(evaluations[0].photos):,} photos")
-        print(f"protocol {protocol}: {PROTOCOLS[protocol].description}; percent; ± half the 95 % interval over photos")
-        print(f"\n{evaluation_table(evaluations)}")
-        if options.leave_one_out:
-            references = PROTOCOLS[protocol].references([photo.references for photo in evaluations[0].photos])
-            columns = {"people": against_all_but_one(references, None)}
-            columns |= {e.system: against_all_but_one(references, e.words) for e in evaluations}
-            print(f"\nagainst all references but one, each left out in turn:\n\n{score_table(columns)}")
+            protocol = evaluation.settings["protocol"]
+            if protocol not in found:
+                raise CaptionerError(f"{path}: scored by protocol {protocol}; ask for it with --protocol {protocol}")
+            found[protocol].append(evaluation)
+    systems = load_systems([path for path in options.checkpoints if path.suffix != ".json"], options.device)
+    for system, decoding in itertools.product(systems, decodings):
+        system.captioner.check(decoding)
     if options.output:
-        keep(options.output, found, {image.path.name: image.path for image in images}, captioners)
+        make_folder(options.output)
+    images = read_photos(options) if systems else []
+    for evaluation in itertools.chain(*found.values()) if systems else ():
+        evaluation.require_photos(images)
+    measure_systems(options, systems, decodings, images, found)
+    for protocol, evaluations in found.items():
+        if evaluations:
+            require_same_photos(evaluations)
+            show(protocol, evaluations, options.leave_one_out)
+            if options.output:
+                draw(options.output / f"report-{protocol}.html", evaluations, systems, images)
 
 
-def known_captions(config: DataConfig) -> set[tuple[str, ...]]:
-    """Words of every caption of the train split, by which copies are told; none if the data has no such split."""
+def load_systems(checkpoints: Sequence[Path], device: str) -> list[System]:
+    """Load every checkpoint once; its weights are hashed now, for a run in progress will replace them."""
+    systems: dict[str, System] = {}
+    for path in {path.resolve(): path for path in checkpoints}.values():
+        folder = path.resolve()
+        # A run's best checkpoint is known by the run.
+        name = folder.parent.name if folder.name == "best" else folder.name
+        name = f"{folder.parent.name}/last" if name == "last" else name
+        if name in systems:
+            raise CaptionerError(f"{path} and {systems[name].checkpoint} are both called {name}; rename a folder")
+        digest = weights_sha256(path)
+        systems[name] = System(name, str(path), digest, Captioner.load(path, device))
+    return list(systems.values())
+
+
+def read_photos(options: argparse.Namespace) -> list[CaptionedImage]:
+    """Read the splits asked for, and refuse what would only fail after all the work."""
+    data = Recipe.read(options.data).data
+    images = [image for split in dict.fromkeys(options.split) for image in read_split(data, split)]
+    if len(images) < 2:
+        raise CaptionerError("one photo alone cannot be scored by CIDEr; it needs two or more")
+    if options.leave_one_out and min(len(image.captions) for image in images) < 2:
+        raise CaptionerError("--leave-one-out needs two or more references of every photo; leave it off")
+    return images
+
+
+def measure_systems(
+    options: argparse.Namespace,
+    systems: Sequence[System],
+    decodings: Sequence[DecodingOptions],
+    images: Sequence[CaptionedImage],
+    found: dict[str, list[Evaluation]],
+) -> None:
+    """Measure every system under every way of decoding, keep each result at once, and add it to what was found."""
+    if not systems:
+        return
+    data, splits = Recipe.read(options.data).data, dict.fromkeys(options.split)
+    instances = objects_of(data, list(splits)) if options.attention else None
+    known = known_captions(data)
+    taken = {evaluation.system for evaluations in found.values() for evaluation in evaluations}
+    for system in systems:
+        seen = measure(system.captioner, images, decodings, deletion=options.attention, instances=instances)
+        for decoding, measured in zip(decodings, seen, strict=True):
+            context = "" if decoding.context == "expectation" else f", {decoding.context}"
+            name = f"{system.name}, beam {decoding.beam_size}{context}"
+            settings = {
+                "checkpoint": system.checkpoint,
+                "checkpoint_sha256": system.sha256,
+                "data": options.data.stem,
+                "split": "+".join(splits),
+                **dataclasses.asdict(decoding),
+            }
+            for protocol in dict.fromkeys(options.protocol):
+                evaluation = build_evaluation(
+                    name, settings, images, measured, protocol, system.captioner.vocabulary, known
+                )
+                if options.output:
+                    evaluation.save(options.output / file_name(evaluation))
+                if name in taken:
+                    evaluation = dataclasses.replace(evaluation, system=f"{name}, now")
+                found[protocol].append(evaluation)
+
+
+def show(protocol: str, evaluations: Sequence[Evaluation], leave_one_out: bool) -> None:
+    """Print the tables of one protocol."""
+    first = evaluations[0]
+    print(f"\n{first.settings['split']} split of {first.settings['data']}: {len(first.photos):,} photos")
+    print(f"protocol {protocol}: {PROTOCOLS[protocol].description}")
+    print("scores and shares in percent; ± half the 95 % interval over photos", end="")
+    print("; (probability of being higher than the first)" if len(evaluations) > 1 else "")
+    print(f"\n{evaluation_table(evaluations)}")
+    if leave_one_out:
+        references = PROTOCOLS[protocol].references([photo.references for photo in first.photos])
+        people = ("people", against_all_but_one(references, None))
+        others = [(e.system, against_all_but_one(references, e.words)) for e in evaluations]
+        print(f"\nagainst all references but one, each left out in turn:\n\n{score_table([people, *others])}")
+
+
+def draw(
+    file: Path, evaluations: Sequence[Evaluation], systems: Sequence[System], images: Sequence[CaptionedImage]
+) -> None:
+    """Write the page about the first evaluation, if its model is at hand to show where it looks."""
+    first = evaluations[0]
+    models = {system.sha256: system.captioner for system in systems}
+    if first.settings["checkpoint_sha256"] in models:
+        captioner = models[first.settings["checkpoint_sha256"]]
+        write_report(file, evaluations, [image.path for image in images], captioner, first.decoding)
+        log.info("%s: the page about %s", file, first.system)
+    else:
+        log.warning("no page: it shows where %s looks, whose model is not among those named", first.system)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of results, or say why not, before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise CaptionerError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
+
+
+def file_name(evaluation: Evaluation) -> str:
+    """Name the file of a result by the system, data, split and protocol."""
+    settings = evaluation.settings
+    parts = (evaluation.system, settings["data"], settings["split"], settings["protocol"])
+    return re.sub(r"[^\w.]+", "-", " ".join(parts)) + ".json"
+
+
+def known_captions(config: DataConfig) -> set[str]:
+    """Every caption of the train split in words, by which copies are told; none if the data has no such split."""
     try:
         images = list_split(config, "train")
     except MissingSplitError:
         log.warning("the data has no train split; no caption counts as a copy")
         return set()
-    return {tuple(tokenize(caption)) for image in images for caption in image.captions}
+    return {" ".join(tokenize(caption)) for image in images for caption in image.captions}
 
 
 def objects_of(config: DataConfig, splits: Sequence[str]) -> dict[str, Instances] | None:
     """Read the outlines of the objects in the photos, where the data has them."""
-    paths = [path for split in splits if (path := instances_beside(config, split))]
+    paths = dict.fromkeys(path for split in splits if (path := instances_beside(config, split)))
     if not paths:
         log.warning("no outlines of objects (instances_*.json) beside the captions: objects are not measured")
         return None
     return {name: objects for path in paths for name, objects in read_instances(path).items()}
-
-
-def name_of(checkpoint: str, decoding: DecodingOptions) -> str:
-    """Name a system as its column is headed."""
-    folder = Path(checkpoint).resolve()
-    # A run's checkpoints are called alike; the run is what has a name.
-    name = folder.parent.name if folder.name in ("best", "last") else folder.name
-    context = "" if decoding.context == "expectation" else f", {decoding.context}"
-    return f"{name}, beam {decoding.beam_size}{context}"
-
-
-def keep(
-    folder: Path, found: dict[str, list[Evaluation]], photos: dict[str, Path], captioners: dict[str, Captioner]
-) -> None:
-    """Write what was found: a JSON file for each system, to compare with later, and a page for each protocol."""
-    for protocol, evaluations in found.items():
-        for evaluation in evaluations:
-            name = re.sub(r"\W+", "-", f"{evaluation.system}, {protocol}")
-            evaluation.save(folder / f"{name}.json")
-        first = evaluations[0]
-        if captioner := captioners.get(first.settings["checkpoint"]):
-            write_report(folder / f"report-{protocol}.html", evaluations, photos, captioner, first.decoding)
-        else:
-            log.warning("no page for protocol %s: it shows the first system's attention; name its checkpoint", protocol)
-    log.info("kept in %s", folder)
 
 
 if __name__ == "__main__":

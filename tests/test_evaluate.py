@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_systems_stand_side_by_side(recipe: Path, capsys: pytest.CaptureFixture[
     assert "METEOR: not computed: needs Java" in printed
     kept = {path.name: Evaluation.load(path) for path in output.glob("*.json")}
     assert len(kept) == 8
-    coco, raw = (kept[f"flickr8k-soft-beam-2-{protocol}.json"] for protocol in ("coco", "raw"))
+    coco, raw = (kept[f"flickr8k-soft-beam-2-recipe-dev-{protocol}.json"] for protocol in ("coco", "raw"))
     # By the raw protocol "A" and "." of the references are words that no caption has.
     assert raw.scores["BLEU-1"].value < coco.scores["BLEU-1"].value
     assert values(printed, "BLEU-1")[1] == pytest.approx(coco.scores["BLEU-1"].value, abs=0.005)
@@ -63,16 +64,59 @@ def test_an_earlier_result_is_compared_with(recipe: Path, capsys: pytest.Capture
     options = ["--data", str(recipe), "--device", "cpu", "--beam", "1"]
     assert evaluate.main([*options, "--output", str(tmp_path / "found")]) == 0
     first = capsys.readouterr().out
-    earlier = tmp_path / "found" / "flickr8k-soft-beam-1-coco.json"
+    earlier = tmp_path / "found" / "flickr8k-soft-beam-1-recipe-dev-coco.json"
     assert evaluate.main([str(earlier), str(HARD), *options]) == 0
     both = capsys.readouterr().out
     for name in ("BLEU-1", "CIDEr-D", "perplexity of the references", "attention: entropy, bits"):
         assert values(both, name)[0] == values(first, name)[0]
+    # Alone, it needs neither the data nor a model; beside its own system, neither is lost.
+    assert evaluate.main([str(earlier), "--data", "no such recipe"]) == 0
+    assert values(capsys.readouterr().out, "BLEU-1") == values(first, "BLEU-1")
+    assert evaluate.main([str(earlier), str(BUNDLED), *options]) == 0
+    again = capsys.readouterr().out
+    assert "flickr8k-soft, beam 1  flickr8k-soft, beam 1, now" in again
+    assert values(again, "CIDEr-D") == values(first, "CIDEr-D") * 2
+    assert evaluate.main([str(earlier), str(BUNDLED), *options, "--protocol", "raw"]) == 1
+    assert "scored by protocol coco; ask for it with --protocol coco" in capsys.readouterr().err
     content = json.loads(earlier.read_text())
     content["photos"][2]["references"][0] = "Something else ."
     earlier.write_text(json.dumps(content))
     assert evaluate.main([str(earlier), str(HARD), *options]) == 1
-    assert "were evaluated on different data (different references of photo26.jpg)" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "evaluated on different data (photo26.jpg is not in the data, or has other references there)" in said.err
+    assert said.out == ""
+
+
+@no_java
+def test_what_would_fail_after_the_work_fails_before(
+    recipe: Path,
+    flickr_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluate, "measure", lambda *_, **__: pytest.fail("measured"))
+    options = ["--data", str(recipe), "--device", "cpu"]
+    (tmp_path / "file").touch()
+    assert evaluate.main([*options, "--output", str(tmp_path / "file")]) == 1
+    assert "choose another --output" in capsys.readouterr().err
+    for folder in ("a", "b"):
+        shutil.copytree(BUNDLED, tmp_path / folder / "same")
+    assert evaluate.main([str(tmp_path / "a" / "same"), str(tmp_path / "b" / "same"), *options]) == 1
+    assert "are both called same; rename a folder" in capsys.readouterr().err
+    tokens = flickr_folder / "Flickr8k.token.txt"
+    tokens.write_text("".join(line for line in tokens.open() if not re.match(r"photo25.jpg#[1-4]", line)))
+    assert evaluate.main([*options, "--leave-one-out"]) == 1
+    assert "needs two or more references of every photo" in capsys.readouterr().err
+
+
+@no_java
+def test_the_same_thing_twice_is_measured_once(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(recipe), "--device", "cpu", "--protocol", "coco", "coco", "--split", "dev", "dev"]
+    assert evaluate.main([str(BUNDLED), str(BUNDLED), *options, "--beam", "1", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "dev split of recipe: 6 photos" in printed
+    assert len(values(printed, "BLEU-1")) == 1
 
 
 @no_java
@@ -97,7 +141,7 @@ def test_hard_attention_is_scored_by_any_context(
     options = ["--data", str(recipe), "--device", "cpu", "--seed", "1", "--output", str(tmp_path / "found")]
     assert evaluate.main([str(HARD), *options, "--context", "expectation", "argmax", "sample"]) == 0
     found = [
-        Evaluation.load(tmp_path / "found" / f"flickr8k-hard-beam-3{context}-coco.json")
+        Evaluation.load(tmp_path / "found" / f"flickr8k-hard-beam-3{context}-recipe-dev-coco.json")
         for context in ("", "-argmax", "-sample")
     ]
     assert [(one.decoding.context, one.decoding.seed) for one in found] == [
@@ -133,6 +177,7 @@ def test_what_is_wrong_with_the_data_is_said(
     assert evaluate.main(options) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"evaluate.py: {broken}: ")
+    assert f"`captioner data check {recipe}` lists all such photos" in error
     assert len(error.splitlines()) == 1
 
 

@@ -99,6 +99,10 @@ class Instances:
     height: int
     segmentations: Mapping[str, tuple[Any, ...]]
 
+    def fits(self, width: int, height: int) -> bool:
+        """Whether a photo of so many pixels is the one outlined or a smaller copy, not one turned or cropped since."""
+        return abs(width * self.height / (height * self.width) - 1) < 0.02  # sides of a smaller copy are rounded
+
     def mask(self, category: str) -> np.ndarray:
         """Pixels (height, width) bool of all objects of the category together; none if it is not in the photo."""
         segmentations = self.segmentations.get(category, ())
@@ -145,7 +149,10 @@ def read_instances(path: Path) -> dict[str, Instances]:
             )
         name = categories[category]
         segmentations[image][name] = (*segmentations[image].get(name, ()), segmentation)
-    return {name: Instances(width, height, segmentations[image]) for image, (name, width, height) in sizes.items()}
+    return {
+        Path(name).name: Instances(width, height, segmentations[image])
+        for image, (name, width, height) in sizes.items()
+    }
 
 
 def _runs(segmentation: Any, width: int, height: int) -> list[Any]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from captioner.checkpoint import weights_sha256
-from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage
 from captioner.errors import CaptionerError
 from captioner.evaluation.measure import Measured
@@ -60,7 +56,7 @@ def build_evaluation(
     measured: Measured,
     protocol: str,
     vocabulary: Vocabulary,
-    train_captions: set[tuple[str, ...]],
+    train_captions: Collection[str],
 ) -> Evaluation:
     """Score what a system said of every photo.
 
@@ -76,8 +72,8 @@ def build_evaluation(
         One of `PROTOCOLS`.
     vocabulary : Vocabulary
         The system's.
-    train_captions : set of tuple of str
-        Those of the train split, to see which captions are copies.
+    train_captions : collection of str
+        Those of the train split, a blank between the words, to see which captions are copies.
     """
     references = PROTOCOLS[protocol].references(image.captions for image in images)
     scores, not_computed = score_captions(references, measured.words)
@@ -93,17 +89,6 @@ def build_evaluation(
         not_computed=not_computed,
         style={label: scale * getattr(style, name) for name, (label, scale) in _STYLE.items()},
     )
-
-
-def system_settings(checkpoint: str, recipe: Path, split: str, options: DecodingOptions) -> dict[str, Any]:
-    """Gather what a result depends on: the weights by their hash, the data, how captions are searched for."""
-    return {
-        "checkpoint": checkpoint,
-        "checkpoint_sha256": weights_sha256(Path(checkpoint)),
-        "data": recipe.stem,
-        "split": split,
-        **dataclasses.asdict(options),
-    }
 
 
 def require_same_photos(evaluations: Sequence[Evaluation]) -> None:
@@ -161,7 +146,9 @@ def against_all_but_one(
         others = [[*image[:out], *image[out + 1 :]] for image in references]
         scores, _ = score_captions(others, hypotheses or [image[out] for image in references])
         parts.append(scores)
-    return {name: _mean(name, [part[name] for part in parts]) for name in parts[0]}
+    # A Java program may fail once.
+    everywhere = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: _mean(name, [part[name] for part in parts]) for name in everywhere}
 
 
 def _mean(name: str, scores: Sequence[CorpusScore]) -> CorpusScore:

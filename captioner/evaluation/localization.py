@@ -42,7 +42,7 @@ class Pointed(NamedTuple):
 
 
 def point(caption: Caption, instances: Instances) -> Pointed:
-    """Measure the attention of one caption."""
+    """Measure the attention of one caption, on a photo that the outlines fit."""
     region = _in_pixels_of(instances, caption)
     words = []
     for index, category in named_categories(caption.words):

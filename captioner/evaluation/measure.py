@@ -5,6 +5,7 @@ Shapes: B photos, L grid locations, D feature channels, T words.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,9 +23,11 @@ from captioner.evaluation.perplexity import reference_log_probs
 from captioner.evaluation.scores import COMBINE, ENTROPY, MOVEMENT, PERPLEXITY, fall_statistics, object_statistics
 from captioner.metrics.attention import entropy, movement
 from captioner.metrics.score import CorpusScore
-from captioner.pipeline import Caption, Captioner, choice_of
+from captioner.pipeline import Caption, Captioner, Photo, choice_of
 from captioner.prefetch import map_ahead
 from captioner.vocabulary import tokenize
+
+log = logging.getLogger(__name__)
 
 _BATCH, _READERS = 16, 2
 Item = TypeVar("Item")
@@ -36,8 +39,8 @@ class Measured:
 
     Attributes
     ----------
-    captions : list of tuple of str
-        Words, a caption for each photo.
+    words : list of tuple of str
+        Of a caption for each photo.
     texts : list of str
         The captions as sentences.
     log_probs : list of float
@@ -97,39 +100,58 @@ def measure(
         If a photo cannot be read: without it, scores would be those of other data.
     """
     found = [Measured() for _ in decodings]
+    # Each draws its own cells, so that a system's figures do not depend on what stands beside it.
+    generators = [np.random.default_rng(0) for _ in decodings]
     decoder, vocabulary = captioner.model.decoder, captioner.vocabulary
-    generator = np.random.default_rng(0)
+    outlined = 0
     read = map_ahead(lambda image: captioner.read(image.path), images, workers=_READERS, ahead=2 * _BATCH)
     bar = tqdm(zip(images, read, strict=True), total=len(images), unit="photo", disable=None)
     for batch in _batches(bar):
         some, photos = zip(*batch, strict=True)
         features = captioner.encode(photos)
         references = [[tokenize(caption) for caption in image.captions] for image in some]
-        for decoding, measured in zip(decodings, found, strict=True):
+        rated = {
+            decoding.context: reference_log_probs(
+                decoder, features, references, vocabulary, choice_of(decoding, captioner.device)
+            )
+            for decoding in {decoding.context: decoding for decoding in decodings}.values()
+        }
+        objects = [_outlines(image, photo, instances) for image, photo in zip(some, photos, strict=True)]
+        outlined += sum(known is not None for known in objects)
+        for decoding, measured, generator in zip(decodings, found, generators, strict=True):
             captions = captioner.describe(photos, features, decoding)
-            choose = choice_of(decoding, captioner.device)
-            rated = reference_log_probs(decoder, features, references, vocabulary, choose)
             rows: list[dict[str, Sequence[float]]] = [
                 {
                     PERPLEXITY: log_probs,
                     ENTROPY: (entropy(caption.attention), 1),
                     MOVEMENT: (movement(caption.attention), 1),
                 }
-                for caption, log_probs in zip(captions, rated, strict=True)
+                for caption, log_probs in zip(captions, rated[decoding.context], strict=True)
             ]
-            if deletion:
+            if deletion and decoding.context != "sample":  # whose draws would drown what a deletion does
                 words = [vocabulary.encode(caption.words) for caption in captions]
                 maps = [caption.attention for caption in captions]
+                choose = choice_of(decoding, captioner.device)
                 falls = deletion_falls(decoder, features, words, maps, vocabulary.bos, choose, generator)
                 for row, fall in zip(rows, falls, strict=True):
                     row |= fall_statistics(fall)
             if instances is not None:
-                for row, image, caption in zip(rows, some, captions, strict=True):
-                    known = instances.get(image.path.name)
+                for row, known, caption in zip(rows, objects, captions, strict=True):
                     row |= object_statistics(point(caption, known) if known else Pointed())
             for caption, row in zip(captions, rows, strict=True):
                 measured.add(caption, row)
+    if instances is not None and outlined < len(images):
+        log.warning(
+            "%d of %d photos have no outlines, or others than theirs (turned or cropped since), and do not count",
+            len(images) - outlined,
+            len(images),
+        )
     return found
+
+
+def _outlines(image: CaptionedImage, photo: Photo, instances: Mapping[str, Instances] | None) -> Instances | None:
+    known = (instances or {}).get(image.path.name)
+    return known if known and known.fits(photo.width, photo.height) else None
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:

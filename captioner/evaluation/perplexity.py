@@ -15,6 +15,8 @@ from captioner.models.decoder import AttentionDecoder
 from captioner.training.objective import word_log_probs
 from captioner.vocabulary import Vocabulary
 
+_MOST_LOGITS = 50_000_000  # that are held at a time, 200 MB in float32
+
 
 @torch.inference_mode()
 def reference_log_probs(
@@ -47,6 +49,22 @@ def reference_log_probs(
         Of each photo the sum of the natural log-probabilities of all its references' tokens, and their number; the
         perplexity is exp(-sum / number), over as many photos as one likes.
     """
+    longest = max(len(words) for image in references for words in image) + 1
+    size = max(1, _MOST_LOGITS // (longest * max(map(len, references)) * len(vocabulary)))
+    found = []
+    for start in range(0, len(references), size):
+        some = slice(start, start + size)
+        found += _log_probs(decoder, features[some], references[some], vocabulary, choose)
+    return found
+
+
+def _log_probs(
+    decoder: AttentionDecoder,
+    features: Tensor,
+    references: Sequence[Sequence[Sequence[str]]],
+    vocabulary: Vocabulary,
+    choose: Choice,
+) -> list[tuple[float, int]]:
     bos, eos, pad = vocabulary.bos, vocabulary.eos, vocabulary.pad
     # Longest first, so that the decoder can leave rows out.
     encoded = [

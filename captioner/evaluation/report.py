@@ -86,7 +86,7 @@ class _Shown:
 def write_report(
     file: Path,
     evaluations: Sequence[Evaluation],
-    photos: Mapping[str, Path],
+    paths: Sequence[Path],
     captioner: Captioner,
     options: DecodingOptions,
 ) -> None:
@@ -98,8 +98,8 @@ def write_report(
         To be written.
     evaluations : sequence of Evaluation
         One or more, of the same photos; photos are chosen by the scores of the first.
-    photos : mapping of str to Path
-        Where every photo lies, by its name in the evaluations.
+    paths : sequence of Path
+        Where the photos of the evaluations lie, in their order.
     captioner : Captioner
         That of the first evaluation: photos are captioned again, since results hold no attention.
     options : DecodingOptions
@@ -108,17 +108,17 @@ def write_report(
     Raises
     ------
     CaptionerError
-        If a photo is not in `photos`, the evaluations do not go together, or the file cannot be written.
+        If photos and evaluations do not go together, or the file cannot be written.
     ImageReadError
         If a photo to be shown cannot be read.
     """
-    _check(evaluations, photos)
+    _check(evaluations, paths)
     first = evaluations[0]
     groups = _choose(first.scores[_RANK].per_image)
     chosen = [row for rows in groups.values() for row in rows]
-    captions = list(captioner.caption_many((photos[first.photos[row].name] for row in chosen), options))
+    captions = list(captioner.caption_many((paths[row] for row in chosen), options))
     shown = {
-        row: _show(evaluations, row, load_image(photos[first.photos[row].name]), caption)
+        row: _show(evaluations, row, load_image(paths[row]), caption)
         for row, caption in zip(chosen, captions, strict=True)
     }
     table = _table(evaluations)
@@ -157,7 +157,7 @@ def write_report(
         raise CaptionerError(f"{file}: cannot be written ({error.strerror}); choose another file") from error
 
 
-def _check(evaluations: Sequence[Evaluation], photos: Mapping[str, Path]) -> None:
+def _check(evaluations: Sequence[Evaluation], paths: Sequence[Path]) -> None:
     first = evaluations[0]
     names = [photo.name for photo in first.photos]
     for evaluation in evaluations:
@@ -167,9 +167,8 @@ def _check(evaluations: Sequence[Evaluation], photos: Mapping[str, Path]) -> Non
             raise CaptionerError(
                 f"{evaluation.system}: evaluated on other photos than {first.system}; evaluate both on one split"
             )
-    for name in names:
-        if name not in photos:
-            raise CaptionerError(f"{name}: not among the photos given; name the data that {first.system} was scored on")
+    if len(paths) != len(names):
+        raise CaptionerError(f"{first.system}: evaluated on {len(names)} photos, {len(paths)} are given; give the same")
 
 
 def _choose(scores: Floats) -> dict[str, list[int]]:

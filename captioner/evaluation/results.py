@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from captioner.config import DecodingOptions
-from captioner.errors import DatasetError
+from captioner.data.annotations import CaptionedImage
+from captioner.errors import CaptionerError, DatasetError
 from captioner.evaluation.scores import COMBINE
 from captioner.metrics.score import CorpusScore, interval
 from captioner.vocabulary import tokenize
@@ -79,15 +81,42 @@ class Evaluation:
             **{field.name: self.settings[field.name] for field in dataclasses.fields(DecodingOptions)}
         )
 
+    def require_photos(self, images: Sequence[CaptionedImage]) -> None:
+        """Refuse to be compared on other photos than these.
+
+        Raises
+        ------
+        CaptionerError
+            Naming the evaluation and the first difference.
+        """
+        here = [(photo.name, photo.references) for photo in self.photos]
+        there = [(image.path.name, tuple(image.captions)) for image in images]
+        if here == there:
+            return
+        apart = f"{len(here)} photos against {len(there)}"
+        if len(here) == len(there):
+            name = next(mine[0] for mine, other in zip(here, there, strict=True) if mine != other)
+            apart = f"{name} is not in the data, or has other references there"
+        raise CaptionerError(
+            f"{self.system} was evaluated on different data ({apart}); name the same --data and --split"
+        )
+
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write it as JSON, in a folder that exists.
+
+        Raises
+        ------
+        CaptionerError
+            If the file cannot be written; what was there before stays.
+        """
         each = {name: score.per_image for name, score in self.scores.items()}
         content = {
             "version": _VERSION,
             "system": self.system,
             "settings": self.settings,
             "scores": {
-                name: {"value": score.value, "interval": interval(score)} for name, score in self.scores.items()
+                name: {"value": _number(score.value), "interval": [_number(end) for end in interval(score)]}
+                for name, score in self.scores.items()
             },
             "not_computed": self.not_computed,
             "style": self.style,
@@ -100,8 +129,13 @@ class Evaluation:
                 for row, photo in enumerate(self.photos)
             ],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise CaptionerError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
@@ -117,7 +151,9 @@ class Evaluation:
             if content["version"] != _VERSION:
                 raise DatasetError(f"{path}: version {content['version']}, not {_VERSION}; evaluate again")
             photos = content["photos"]
-            return cls(
+            if not photos:
+                raise DatasetError(f"{path}: holds no photo; evaluate again")
+            evaluation = cls(
                 system=content["system"],
                 settings=content["settings"],
                 photos=tuple(
@@ -130,6 +166,9 @@ class Evaluation:
                 not_computed=content["not_computed"],
                 style=content["style"],
             )
+            # What is done with a result needs these settings.
+            evaluation.decoding, evaluation.settings["protocol"]
+            return evaluation
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror}; name a file that evaluate.py wrote") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -137,5 +176,5 @@ class Evaluation:
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no NaN, which is what a photo has that a score says nothing about."""
+    """JSON knows no NaN, which is what a score is that has nothing to go by."""
     return float(value) if np.isfinite(value) else None

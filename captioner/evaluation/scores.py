@@ -49,7 +49,6 @@ COMBINE: dict[str, Combine] = {
     MOVEMENT: percent,
     **{name: ratio if whole == "area" else percent for name, (_, whole) in _OBJECTS.items()},
 }
-LESS_IS_MORE = {PERPLEXITY}
 
 
 def fall_statistics(falls: Falls) -> dict[str, Sequence[float]]:

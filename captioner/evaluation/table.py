@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from captioner.evaluation.results import Evaluation
 from captioner.metrics.score import CorpusScore, interval, probability_better
+
+Scores = Mapping[str, CorpusScore]
 
 
 def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
@@ -14,23 +17,23 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
     Each value stands with half its 95 % bootstrap interval; from the second column on, with the probability that the
     score is higher than the first column's.
     """
-    rows = _rows({evaluation.system: evaluation.scores for evaluation in evaluations})
+    rows = _rows([(evaluation.system, evaluation.scores) for evaluation in evaluations])
     for name in evaluations[0].style:
         rows.append([name, *(f"{evaluation.style[name]:.2f}" for evaluation in evaluations)])
     missing = {name: why for evaluation in evaluations for name, why in evaluation.not_computed.items()}
     return "\n".join([_layout(rows), *(f"{name}: not computed: {why}" for name, why in missing.items())])
 
 
-def score_table(columns: Mapping[str, Mapping[str, CorpusScore]]) -> str:
-    """Table of the scores of several systems, by their names; the others are compared with the first."""
-    return _layout(_rows(columns))
+def score_table(systems: Sequence[tuple[str, Scores]]) -> str:
+    """Table of the scores of several systems, each with its name; the others are compared with the first."""
+    return _layout(_rows(systems))
 
 
-def _rows(columns: Mapping[str, Mapping[str, CorpusScore]]) -> list[list[str]]:
-    systems = list(columns.values())
-    names = dict.fromkeys(name for scores in systems for name in scores)
-    scores = [[name, *(_cell(scores.get(name), systems[0].get(name)) for scores in systems)] for name in names]
-    return [["", *columns], *scores]
+def _rows(systems: Sequence[tuple[str, Scores]]) -> list[list[str]]:
+    (_, first), *_ = systems
+    names = dict.fromkeys(name for _, scores in systems for name in scores)
+    scores = [[name, *(_cell(scores.get(name), first.get(name)) for _, scores in systems)] for name in names]
+    return [["", *(system for system, _ in systems)], *scores]
 
 
 def _layout(rows: Sequence[Sequence[str]]) -> str:
@@ -42,10 +45,10 @@ def _layout(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(score: CorpusScore | None, first: CorpusScore | None) -> str:
-    if score is None:
+    if score is None or not math.isfinite(score.value):
         return "-"
     low, high = interval(score)
     text = f"{score.value:.2f} ± {(high - low) / 2:.2f}"
-    if first is None or score is first:
+    if first is None or score is first or not math.isfinite(first.value):
         return text
     return f"{text} ({probability_better(first, score):4.0%})"

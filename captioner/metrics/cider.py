@@ -16,6 +16,7 @@ from captioner.metrics.score import CorpusScore, Floats, Hypotheses, References,
 
 _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0
+_PART = 500  # images
 MOST_WORDS = 55_000  # four of their numbers fit 64 bits
 
 Ints = NDArray[np.int64]
@@ -80,8 +81,11 @@ def cider(references: References, hypotheses: Hypotheses) -> CorpusScore:
     words = np.zeros((len(captions), 1, lengths.max()), np.int64)
     for image, caption in enumerate(captions):
         words[image, 0, : len(caption)] = caption
-    scores = CiderReward(encoded, len(numbers), plain=True).score(range(len(captions)), words, lengths)
-    return mean_score("CIDEr", 100 * scores[:, 0])
+    reward = CiderReward(encoded, len(numbers), plain=True)
+    # In parts, for an image with many references makes the arrays of all images large.
+    parts = [range(start, min(start + _PART, len(captions))) for start in range(0, len(captions), _PART)]
+    scores = [reward.score(part, words[part], lengths[part])[:, 0] for part in parts]
+    return mean_score("CIDEr", 100 * np.concatenate(scores))
 
 
 class CiderReward:

@@ -5,8 +5,10 @@ Shapes: N images, S statistics of an image, R samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +83,11 @@ def interval(score: CorpusScore, samples: int = 1000, confidence: float = 0.95, 
     low, high : float
         Percent.
     """
-    low, high = np.quantile(_resampled(score, samples, seed), [(1 - confidence) / 2, (1 + confidence) / 2])
+    scores = _resampled(score, samples, seed)
+    scores = scores[np.isfinite(scores)]  # a sample may hold nothing a score could go by
+    if not len(scores):
+        return math.nan, math.nan
+    low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -109,7 +115,9 @@ def probability_better(first: CorpusScore, second: CorpusScore, samples: int = 1
             "score both models on the same images"
         )
     scores = [_resampled(score, samples, seed) for score in (first, second)]
-    return float((1 + np.sign(scores[1] - scores[0])).mean() / 2)
+    higher = np.sign(scores[1] - scores[0])
+    higher = higher[np.isfinite(higher)]
+    return float((1 + higher.mean()) / 2) if len(higher) else math.nan
 
 
 def check_captions(metric: str, references: References, hypotheses: Hypotheses, least: int = 1) -> None:
@@ -129,6 +137,11 @@ def check_captions(metric: str, references: References, hypotheses: Hypotheses, 
 
 def _resampled(score: CorpusScore, samples: int, seed: int) -> Floats:
     """Scores (R,) of samples of N images; which images depends on N and the seed alone."""
-    images = len(score.statistics)
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), samples)  # (R, N)
-    return score.combine(weights @ score.statistics)
+    return score.combine(_weights(len(score.statistics), samples, seed) @ score.statistics)
+
+
+@lru_cache(maxsize=1)
+def _weights(images: int, samples: int, seed: int) -> Floats:
+    """How often each of N images is in each of R samples (R, N); all scores of an evaluation use the same."""
+    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), samples)
+    return drawn.astype(np.float64)

@@ -42,8 +42,8 @@ def made(system: str = "first", captions: list[str] = CAPTIONS, **settings: Any)
 
 def test_what_was_kept_comes_back(tmp_path: Path) -> None:
     evaluation = made()
-    evaluation.save(tmp_path / "folder" / "result.json")
-    back = Evaluation.load(tmp_path / "folder" / "result.json")
+    evaluation.save(tmp_path / "result.json")
+    back = Evaluation.load(tmp_path / "result.json")
     assert (back.system, back.settings, back.photos) == (evaluation.system, evaluation.settings, evaluation.photos)
     assert (back.not_computed, back.style) == (evaluation.not_computed, evaluation.style)
     assert back.decoding == DecodingOptions(beam_size=5)
@@ -52,7 +52,7 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
         assert back.scores[name].value == pytest.approx(score.value, nan_ok=True)
         assert interval(back.scores[name]) == pytest.approx(interval(score), nan_ok=True)
         assert probability_better(score, back.scores[name]) == pytest.approx(0.5)
-    content = json.loads((tmp_path / "folder" / "result.json").read_text())
+    content = json.loads((tmp_path / "result.json").read_text())
     assert content["photos"][1]["scores"]["CIDEr-D"] == pytest.approx(evaluation.scores["CIDEr-D"].per_image[1])
     assert content["scores"]["BLEU-1"]["value"] == pytest.approx(evaluation.scores["BLEU-1"].value)
 
@@ -116,6 +116,6 @@ def test_people_are_scored_by_the_references_of_each_other() -> None:
         assert score.statistics.shape[0] == 4
     model = against_all_but_one(references, [caption.split() for caption in CAPTIONS])
     assert model["BLEU-1"].value != people["BLEU-1"].value
-    assert "people" in score_table({"people": people, "model": model}).splitlines()[0]
+    assert "people" in score_table([("people", people), ("model", model)]).splitlines()[0]
     with pytest.raises(CaptionerError, match="one reference"):
         against_all_but_one([[["a"]], [["b"], ["c"]]], None)

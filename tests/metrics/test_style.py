@@ -12,7 +12,7 @@ VOCABULARY = Vocabulary(["a", "red", "shirt", "man", "and", "dog", "cat", "runs"
 
 def style(captions: list[str], references: list[str], train: list[str]) -> dict[str, float]:
     words = [caption.split() for caption in captions]
-    return asdict(caption_style([[r.split()] for r in references], words, map(str.split, train), VOCABULARY))
+    return asdict(caption_style([[r.split()] for r in references], words, train, VOCABULARY))
 
 
 def test_worked_out_by_hand() -> None:
