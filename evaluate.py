@@ -141,17 +141,22 @@ def run(options: argparse.Namespace) -> None:
 
 def load_systems(checkpoints: Sequence[Path], device: str) -> list[System]:
     """Load every checkpoint once; its weights are hashed now, for a run in progress will replace them."""
-    systems: dict[str, System] = {}
-    for path in {path.resolve(): path for path in checkpoints}.values():
-        folder = path.resolve()
-        # A run's best checkpoint is known by the run.
-        name = folder.parent.name if folder.name == "best" else folder.name
-        name = f"{folder.parent.name}/last" if name == "last" else name
-        if name in systems:
-            raise CaptionerError(f"{path} and {systems[name].checkpoint} are both called {name}; rename a folder")
-        digest = weights_sha256(path)
-        systems[name] = System(name, str(path), digest, Captioner.load(path, device))
-    return list(systems.values())
+    paths = list({path.resolve(): path for path in checkpoints}.values())
+    names = [short_name(path.resolve()) for path in paths]
+    return [
+        # By its path, if a name alone does not tell it from another.
+        System(
+            str(path) if names.count(name) > 1 else name, str(path), weights_sha256(path), Captioner.load(path, device)
+        )
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def short_name(folder: Path) -> str:
+    """Name a checkpoint as people do: a run's best one by the run."""
+    if folder.name == "best":
+        return folder.parent.name
+    return f"{folder.parent.name}/last" if folder.name == "last" else folder.name
 
 
 def read_photos(options: argparse.Namespace) -> list[CaptionedImage]:

@@ -100,14 +100,22 @@ def test_what_would_fail_after_the_work_fails_before(
     (tmp_path / "file").touch()
     assert evaluate.main([*options, "--output", str(tmp_path / "file")]) == 1
     assert "choose another --output" in capsys.readouterr().err
-    for folder in ("a", "b"):
-        shutil.copytree(BUNDLED, tmp_path / folder / "same")
-    assert evaluate.main([str(tmp_path / "a" / "same"), str(tmp_path / "b" / "same"), *options]) == 1
-    assert "are both called same; rename a folder" in capsys.readouterr().err
     tokens = flickr_folder / "Flickr8k.token.txt"
     tokens.write_text("".join(line for line in tokens.open() if not re.match(r"photo25.jpg#[1-4]", line)))
     assert evaluate.main([*options, "--leave-one-out"]) == 1
     assert "needs two or more references of every photo" in capsys.readouterr().err
+
+
+@no_java
+def test_systems_of_one_name_are_told_apart(recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["--data", str(recipe), "--device", "cpu", "--beam", "1", "--output", str(tmp_path / "found")]
+    names = [tmp_path / "a" / "run" / "best", tmp_path / "a" / "run" / "last", tmp_path / "b" / "run" / "best"]
+    for name in names:
+        shutil.copytree(BUNDLED, name)
+    assert evaluate.main([*map(str, names), *options]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if "beam 1" in line)
+    assert re.split(r"\s{2,}", header.strip()) == [f"{names[0]}, beam 1", "run/last, beam 1", f"{names[2]}, beam 1"]
+    assert len(list((tmp_path / "found").glob("*.json"))) == 3
 
 
 @no_java
