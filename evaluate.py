@@ -250,7 +250,7 @@ def file_name(evaluation: Evaluation) -> str:
     """Name the file of a result by the system, data, split and protocol."""
     settings = evaluation.settings
     parts = (evaluation.system, settings["data"], settings["split"], settings["protocol"])
-    return re.sub(r"[^\w.]+", "-", " ".join(parts)) + ".json"
+    return re.sub(r"[^\w.]+", "-", " ".join(parts)).strip("-") + ".json"
 
 
 def known_captions(config: DataConfig) -> set[str]:
