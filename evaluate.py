@@ -21,7 +21,6 @@ from captioner.evaluation.evaluator import (
     PROTOCOLS,
     against_all_but_one,
     build_evaluation,
-    require_same_photos,
 )
 from captioner.evaluation.measure import measure
 from captioner.evaluation.report import write_report
@@ -129,11 +128,12 @@ def run(options: argparse.Namespace) -> None:
         make_folder(options.output)
     images = read_photos(options) if systems else []
     for evaluation in itertools.chain(*found.values()) if systems else ():
-        evaluation.require_photos(images)
+        evaluation.require_data([(image.path.name, tuple(image.captions)) for image in images])
     measure_systems(options, systems, decodings, images, found)
     for protocol, evaluations in found.items():
         if evaluations:
-            require_same_photos(evaluations)
+            for other in evaluations[1:]:
+                other.require_data(evaluations[0].data)
             show(protocol, evaluations, options.leave_one_out)
             if options.output:
                 draw(options.output / f"report-{protocol}.html", evaluations, systems, images)
@@ -162,12 +162,25 @@ def short_name(folder: Path) -> str:
 def read_photos(options: argparse.Namespace) -> list[CaptionedImage]:
     """Read the splits asked for, and refuse what would only fail after all the work."""
     data = Recipe.read(options.data).data
-    images = [image for split in dict.fromkeys(options.split) for image in read_split(data, split)]
+    images = [with_words(image) for split in dict.fromkeys(options.split) for image in read_split(data, split)]
+    empty = [image.path.name for image in images if not image.captions]
+    if empty:
+        raise CaptionerError(
+            f"{empty[0]}: no reference with a word ({len(empty)} such photos); take them off the split"
+        )
     if len(images) < 2:
         raise CaptionerError("one photo alone cannot be scored by CIDEr; it needs two or more")
     if options.leave_one_out and min(len(image.captions) for image in images) < 2:
         raise CaptionerError("--leave-one-out needs two or more references of every photo; leave it off")
     return images
+
+
+def with_words(image: CaptionedImage) -> CaptionedImage:
+    """Leave out references without a word, whose length of nothing would count as the closest to a short caption."""
+    captions = tuple(caption for caption in image.captions if tokenize(caption))
+    if len(captions) < len(image.captions):
+        log.warning("%s: %d references have no word, passed over", image.path.name, len(image.captions) - len(captions))
+    return dataclasses.replace(image, captions=captions)
 
 
 def measure_systems(

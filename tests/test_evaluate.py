@@ -83,7 +83,9 @@ def test_an_earlier_result_is_compared_with(recipe: Path, capsys: pytest.Capture
     earlier.write_text(json.dumps(content))
     assert evaluate.main([str(earlier), str(HARD), *options]) == 1
     said = capsys.readouterr()
-    assert "evaluated on different data (photo26.jpg is not in the data, or has other references there)" in said.err
+    assert (
+        "evaluated on different data (photo26.jpg is not among the others, or has other references there)" in said.err
+    )
     assert said.out == ""
 
 
@@ -180,6 +182,15 @@ def test_what_is_wrong_with_the_data_is_said(
     assert evaluate.main(options) == 0
     assert "1 of 6 photos absent, passed over: photo24.jpg" in caplog.text
     assert "dev split of recipe: 5 photos" in capsys.readouterr().out
+    tokens = flickr_folder / "Flickr8k.token.txt"
+    written = tokens.read_text()
+    tokens.write_text(re.sub(r"(?m)^(photo27.jpg#[01]\t).*$", r"\1...", written))
+    assert evaluate.main(options) == 0
+    assert "photo27.jpg: 2 references have no word, passed over" in caplog.text
+    tokens.write_text(re.sub(r"(?m)^(photo27.jpg#.\t).*$", r"\1...", written))
+    assert evaluate.main(options) == 1
+    assert "photo27.jpg: no reference with a word (1 such photos)" in capsys.readouterr().err
+    tokens.write_text(written)
     broken = flickr_folder / "images" / "photo25.jpg"
     broken.write_bytes(b"no photo")
     assert evaluate.main(options) == 1

@@ -91,35 +91,6 @@ def build_evaluation(
     )
 
 
-def require_same_photos(evaluations: Sequence[Evaluation]) -> None:
-    """Refuse to put side by side what was not measured on the same photos and references.
-
-    Raises
-    ------
-    CaptionerError
-        Naming the two evaluations and what sets them apart.
-    """
-    first, *others = evaluations
-    for other in others:
-        apart = next(
-            (
-                f"photo {here.name} against {there.name}"
-                if here.name != there.name
-                else f"different references of {here.name}"
-                for here, there in zip(first.photos, other.photos, strict=False)
-                if (here.name, here.references) != (there.name, there.references)
-            ),
-            None,
-        )
-        if len(first.photos) != len(other.photos):
-            apart = f"{len(first.photos)} photos against {len(other.photos)}"
-        if apart:
-            raise CaptionerError(
-                f"{first.system} and {other.system} were evaluated on different data ({apart}); "
-                "evaluate both on one split"
-            )
-
-
 def against_all_but_one(
     references: Sequence[Sequence[Words]], hypotheses: Sequence[Words] | None
 ) -> dict[str, CorpusScore]:

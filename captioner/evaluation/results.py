@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from captioner.config import DecodingOptions
-from captioner.data.annotations import CaptionedImage
 from captioner.errors import CaptionerError, DatasetError
 from captioner.evaluation.scores import COMBINE
 from captioner.metrics.score import CorpusScore, interval
@@ -81,22 +80,25 @@ class Evaluation:
             **{field.name: self.settings[field.name] for field in dataclasses.fields(DecodingOptions)}
         )
 
-    def require_photos(self, images: Sequence[CaptionedImage]) -> None:
-        """Refuse to be compared on other photos than these.
+    @property
+    def data(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Name and references of every photo: what two evaluations must share to be compared."""
+        return [(photo.name, photo.references) for photo in self.photos]
+
+    def require_data(self, data: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        """Refuse to be compared on other photos or references than these.
 
         Raises
         ------
         CaptionerError
             Naming the evaluation and the first difference.
         """
-        here = [(photo.name, photo.references) for photo in self.photos]
-        there = [(image.path.name, tuple(image.captions)) for image in images]
-        if here == there:
+        if self.data == list(data):
             return
-        apart = f"{len(here)} photos against {len(there)}"
-        if len(here) == len(there):
-            name = next(mine[0] for mine, other in zip(here, there, strict=True) if mine != other)
-            apart = f"{name} is not in the data, or has other references there"
+        apart = f"{len(self.data)} photos against {len(data)}"
+        if len(self.data) == len(data):
+            name = next(mine[0] for mine, other in zip(self.data, data, strict=True) if mine != other)
+            apart = f"{name} is not among the others, or has other references there"
         raise CaptionerError(
             f"{self.system} was evaluated on different data ({apart}); name the same --data and --split"
         )

@@ -10,7 +10,7 @@ import pytest
 
 from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError, DatasetError
-from captioner.evaluation.evaluator import against_all_but_one, require_same_photos
+from captioner.evaluation.evaluator import against_all_but_one
 from captioner.evaluation.results import Evaluation, PhotoResult
 from captioner.evaluation.scores import COMBINE, PERPLEXITY
 from captioner.evaluation.table import evaluation_table, score_table
@@ -79,16 +79,14 @@ def test_what_is_no_result_is_refused(content: str | None, said: str, tmp_path: 
 
 def test_only_evaluations_of_the_same_photos_and_references_stand_side_by_side() -> None:
     first = made()
-    require_same_photos([first, made("second")])
+    made("second").require_data(first.data)
     fewer = dataclasses.replace(first, system="fewer", photos=first.photos[:3])
-    with pytest.raises(CaptionerError, match=r"first and fewer .* \(4 photos against 3\)"):
-        require_same_photos([first, fewer])
-    renamed = (dataclasses.replace(first.photos[0], name="other.jpg"), *first.photos[1:])
-    with pytest.raises(CaptionerError, match=r"photo 0\.jpg against other\.jpg"):
-        require_same_photos([first, dataclasses.replace(first, photos=renamed)])
-    said = (dataclasses.replace(first.photos[0], references=("a cat",)), *first.photos[1:])
-    with pytest.raises(CaptionerError, match=r"different references of 0\.jpg"):
-        require_same_photos([first, dataclasses.replace(first, photos=said)])
+    with pytest.raises(CaptionerError, match=r"fewer was evaluated on different data \(3 photos against 4\)"):
+        fewer.require_data(first.data)
+    for change in ({"name": "other.jpg"}, {"references": ("a cat",)}):
+        photos = (*first.photos[:2], dataclasses.replace(first.photos[2], **change), first.photos[3])  # type: ignore[arg-type]
+        with pytest.raises(CaptionerError, match=r"2\.jpg is not among the others, or has other references there"):
+            first.require_data(dataclasses.replace(first, photos=photos).data)
 
 
 def test_a_table_has_values_intervals_and_who_is_better() -> None:
