@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
-    from captioner.batch import BatchReport
+    from captioner.batch.listing import BatchReport
 
 OK, FATAL, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -76,7 +76,7 @@ def _caption(arguments: argparse.Namespace) -> int:
     # torch takes seconds to import, which `--help` and wrong usage should not cost.
     from tqdm import tqdm
 
-    from captioner.batch import BatchReport, caption_files, find_images
+    from captioner.batch.listing import BatchReport, caption_files, find_images
     from captioner.config import DecodingOptions
     from captioner.pipeline import Captioner
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
 from captioner.vocabulary import Vocabulary, detokenize
 
+Precision = Literal["auto", "float32", "bfloat16"]
 BUNDLED = Path(__file__).parent / "pretrained" / "flickr8k-soft"
 
 
@@ -105,7 +107,9 @@ class Captioner:
         self.device = next(model.decoder.parameters()).device
 
     @classmethod
-    def load(cls, checkpoint: str | Path | None = None, device: str = "auto") -> Captioner:
+    def load(
+        cls, checkpoint: str | Path | None = None, device: str = "auto", precision: Precision = "auto"
+    ) -> Captioner:
         """Load a checkpoint folder; the bundled model if none is named.
 
         Parameters
@@ -114,6 +118,8 @@ class Captioner:
             As training writes it.
         device : str
             `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision : {"auto", "float32", "bfloat16"}
+            Of weights and activations; `auto` is the faster one on the device.
 
         Raises
         ------
@@ -136,7 +142,11 @@ class Captioner:
         return next(self.caption_many([image], options))
 
     def caption_many(
-        self, images: Iterable[ImageSource], options: DecodingOptions | None = None, batch_size: int = 16
+        self,
+        images: Iterable[ImageSource],
+        options: DecodingOptions | None = None,
+        batch_size: int | None = None,
+        workers: int | None = None,
     ) -> Iterator[Caption]:
         """Caption photos in batches, in order, reading ahead of the model.
 
@@ -145,20 +155,28 @@ class Captioner:
         ImageReadError
             At the first photo that cannot be read; see `attempt_many` to go on past it.
         """
-        for _, result in self.attempt_many(images, options, batch_size):
+        for _, result in self.attempt_many(images, options, batch_size, workers):
             if isinstance(result, ImageReadError):
                 raise result
             yield result
 
     def attempt_many(
-        self, images: Iterable[ImageSource], options: DecodingOptions | None = None, batch_size: int = 16
+        self,
+        images: Iterable[ImageSource],
+        options: DecodingOptions | None = None,
+        batch_size: int | None = None,
+        workers: int | None = None,
     ) -> Iterator[tuple[ImageSource, Caption | ImageReadError]]:
         """Caption photos as `caption_many` does, giving each beside its caption or the error that barred it."""
+        batch_size = 16 if batch_size is None else batch_size
+        workers = 2 if workers is None else workers
+        if workers < 1:
+            raise CaptionerError(f"workers = {workers} must be at least 1")
         if batch_size < 1:
             raise CaptionerError(f"batch_size = {batch_size} must be at least 1")
         self.check(options or DecodingOptions())
         batch: list[tuple[ImageSource, Photo | ImageReadError]] = []
-        for item in map_ahead(self._attempt_read, images, workers=2, ahead=2 * batch_size):
+        for item in map_ahead(self._attempt_read, images, workers=workers, ahead=2 * batch_size):
             batch.append(item)
             if len(batch) == batch_size:
                 yield from self._attempt_batch(batch, options or DecodingOptions())

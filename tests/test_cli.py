@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.batch import find_images
+from captioner.batch.listing import find_images
 from captioner.cli import main
 from captioner.config import DecodingOptions
 from captioner.data.annotations import DATA_VARIABLE

@@ -59,7 +59,8 @@ ORDER = [
     "evaluation.figures",
     "evaluation.report",
     "curves",
-    "batch",
+    "batch.job",
+    "batch.listing",
     "cli",
     "__main__",
 ]
