@@ -146,7 +146,10 @@ def load_systems(checkpoints: Sequence[Path], device: str) -> list[System]:
     return [
         # By its path, if a name alone does not tell it from another.
         System(
-            str(path) if names.count(name) > 1 else name, str(path), weights_sha256(path), Captioner.load(path, device)
+            str(path) if names.count(name) > 1 else name,
+            str(path),
+            weights_sha256(path),
+            Captioner.load(path, device, "float32"),
         )
         for path, name in zip(paths, names, strict=True)
     ]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,10 +26,16 @@ class SearchState(Protocol):
     def reorder(self, rows: Tensor) -> Self:
         """Take for every image its rows `rows` (B, K)."""
 
+    def select(self, images: Tensor) -> Self:
+        """Keep only some images, by their numbers (B',)."""
+
 
 State = TypeVar("State", bound=SearchState)
 # (tokens (B, K), state) -> (log_probs (B, K, V), alpha (B, K, L), location (B, K), state)
 Step = Callable[[Tensor, State], tuple[Tensor, Tensor, Tensor, State]]
+
+
+_WORTH_DROPPING = 0.75  # images are left out of a batch once no more than this share of it goes on
 
 
 class SpecialTokens(Protocol):
@@ -225,106 +232,120 @@ def beam_search(
         Per image at least one and at most `beam_size`, best first.
     """
     beams, limit = options.beam_size, options.max_length
+    live = torch.arange(images, device=device)  # (b,) those not dropped from the batch
     token = torch.full((images, beams), special.bos, device=device)
     log_prob = torch.full((images, beams), -torch.inf, device=device)
     log_prob[:, 0] = 0.0  # the rows start alike, so only one of them may branch
-    finished = _Finished.none(images, beams, device)
+    finished, cut = _Finished.none(images, beams, device), _Finished.none(images, beams, device)
     steps: list[_Step] = []
     for t in range(limit):
         all_log_probs, alpha, location, state = step(token, state)
         all_log_probs = _mask(all_log_probs, special, first=t == 0)
         vocabulary = all_log_probs.shape[-1]
-        candidates = (log_prob.unsqueeze(-1) + all_log_probs).flatten(1)  # (B, K * V)
+        candidates = (log_prob.unsqueeze(-1) + all_log_probs).flatten(1)  # (b, K * V)
         # At most one candidate per row is an end, so twice the beams always hold enough that go on.
         best, index = candidates.topk(min(2 * beams, candidates.shape[1]))
         row, word = index // vocabulary, index % vocabulary
         ends = word == special.eos
         # An image that is done takes no more, so that its answer does not depend on the others in its batch.
-        barred = ~ends[:, :beams] | finished.full().unsqueeze(1)
-        finished = finished.merge(best[:, :beams].masked_fill(barred, -torch.inf), row[:, :beams], t, options)
+        barred = ~ends[:, :beams] | finished.full(live).unsqueeze(1)
+        finished.merge(live, best[:, :beams].masked_fill(barred, -torch.inf), row[:, :beams], t, 1, options)
         log_prob, kept = best.masked_fill(ends, -torch.inf).topk(beams)
         row, token = row.gather(1, kept), word.gather(1, kept)
         chosen = all_log_probs.flatten(1).gather(1, row * vocabulary + token)
-        steps.append(_Step(token, row, chosen, alpha, location))
+        steps.append(_Step(live, token, row, chosen, alpha, location))
         state = state.reorder(row)
-        if finished.full().all():
+        going = (~finished.full(live)).nonzero().squeeze(1)
+        if not len(going):
             break
-    history = _Step(*(torch.stack(parts).cpu() for parts in zip(*steps, strict=True)))  # each (T, B, K, ...)
-    cut = _Finished.none(images, beams, device).merge(
-        log_prob, torch.arange(beams, device=device).expand(images, -1), len(steps), options, ended=False
-    )
-    return [[*finished.hypotheses(image, history), *cut.hypotheses(image, history)][:beams] for image in range(images)]
+        # Leaving images out means copying the features of those that stay, which a few would not be worth.
+        if len(going) <= _WORTH_DROPPING * len(live):
+            live, token, log_prob, state = live[going], token[going], log_prob[going], state.select(going)
+    rows = torch.arange(beams, device=device).expand(len(live), -1)
+    cut.merge(live, log_prob, rows, len(steps), 0, options)
+    return [
+        [*ended, *others][:beams]
+        for ended, others in zip(
+            finished.hypotheses(steps, ended=True), cut.hypotheses(steps, ended=False), strict=True
+        )
+    ]
 
 
 class _Step(NamedTuple):
-    """One step of a beam search, or all of them stacked."""
+    """One step of a beam search, of b images."""
 
-    token: Tensor  # (B, K) word chosen
-    parent: Tensor  # (B, K) row it continues
-    log_prob: Tensor  # (B, K) of the word alone
+    image: Tensor  # (b,) their numbers
+    token: Tensor  # (b, K) word chosen
+    parent: Tensor  # (b, K) row it continues
+    log_prob: Tensor  # (b, K) of the word alone
     # Of the rows as they were before this step, that is, of the parents:
-    alpha: Tensor  # (B, K, L)
-    location: Tensor  # (B, K)
+    alpha: Tensor  # (b, K, L)
+    location: Tensor  # (b, K)
 
 
-@dataclass(frozen=True)
-class _Finished:
+class _Finished(NamedTuple):
     """The best captions of every image that will not grow, best first; -inf marks an empty place."""
 
     score: Tensor  # (B, K)
     log_prob: Tensor  # (B, K)
     words: Tensor  # (B, K) how many
     row: Tensor  # (B, K) the row, after that many steps, which holds the last word
-    ended: bool
 
     @classmethod
     def none(cls, images: int, beams: int, device: torch.device) -> _Finished:
         empty = torch.full((images, beams), -torch.inf, device=device)
         zeros = torch.zeros((images, beams), dtype=torch.long, device=device)
-        return cls(empty, empty, zeros, zeros, ended=True)
+        return cls(empty, empty.clone(), zeros, zeros.clone())
 
     def merge(
-        self, log_prob: Tensor, row: Tensor, words: int, options: DecodingOptions, ended: bool = True
-    ) -> _Finished:
-        """Add captions of `words` words, keeping the best."""
-        score = log_prob / (words + ended) ** options.length_penalty
-        best, index = torch.cat([self.score, score], 1).topk(self.score.shape[1])
-        return _Finished(
-            best,
-            torch.cat([self.log_prob, log_prob], 1).gather(1, index),
-            torch.cat([self.words, torch.full_like(row, words)], 1).gather(1, index),
-            torch.cat([self.row, row], 1).gather(1, index),
-            ended,
-        )
+        self, images: Tensor, log_prob: Tensor, row: Tensor, words: int, ends: int, options: DecodingOptions
+    ) -> None:
+        """Add captions of `words` words, and `ends` end tokens, of the images (b,), keeping the best."""
+        score = log_prob / (words + ends) ** options.length_penalty
+        new = _Finished(score, log_prob, torch.full_like(row, words), row)
+        both = [torch.cat([mine[images], theirs], 1) for mine, theirs in zip(self, new, strict=True)]
+        _, index = both[0].topk(self.score.shape[1])
+        for mine, part in zip(self, both, strict=True):
+            mine[images] = part.gather(1, index)
 
-    def full(self) -> Tensor:
-        """Which images have all the captions they may have: (B,)."""
-        return self.score[:, -1] > -torch.inf
+    def full(self, images: Tensor) -> Tensor:
+        """Which of the images (b,) have all the captions they may have: (b,)."""
+        return self.score[images, -1] > -torch.inf
 
-    def hypotheses(self, image: int, history: _Step) -> list[Hypothesis]:
-        """Walk each caption of one image back through the rows it passed."""
-        found = []
-        for score, log_prob, words, row in zip(
-            *(part[image].tolist() for part in (self.score, self.log_prob, self.words, self.row)), strict=True
-        ):
-            if score == -math.inf:
-                continue
-            tokens, log_probs, alphas, locations = [], [], [], []
-            for t in reversed(range(words)):
-                tokens.append(int(history.token[t, image, row]))
-                log_probs.append(float(history.log_prob[t, image, row]))
-                row = int(history.parent[t, image, row])
-                alphas.append(history.alpha[t, image, row].float())
-                locations.append(int(history.location[t, image, row]))
-            found.append(
+    def hypotheses(self, steps: list[_Step], ended: bool) -> list[list[Hypothesis]]:
+        """Walk the captions of all images back through the rows they passed."""
+        images, beams = self.score.shape
+        score, log_prob, words, row = (part.cpu().numpy() for part in self)
+        image = np.arange(images)[:, None]
+        tokens, locations = (np.zeros((len(steps), images, beams), np.int64) for _ in range(2))
+        log_probs = np.zeros((len(steps), images, beams), np.float32)
+        alpha = np.zeros((len(steps), images, beams, steps[0].alpha.shape[-1]), np.float32)
+        for t in reversed(range(len(steps))):
+            # Images that were dropped by then have no row here, and no word that late.
+            token, parents, of_word, weights, looked = (_of_all(part, steps[t].image, images) for part in steps[t][1:])
+            tokens[t], log_probs[t], parent = token[image, row], of_word[image, row], parents[image, row]
+            alpha[t], locations[t] = weights[image, parent], looked[image, parent]
+            row = np.where(t < words, parent, row)
+        return [
+            [
                 Hypothesis(
-                    tokens=tuple(tokens[::-1]),
-                    token_log_probs=tuple(log_probs[::-1]),
-                    log_prob=log_prob,
-                    score=score,
-                    attention=torch.stack(alphas[::-1]),
-                    locations=tuple(locations[::-1]),
-                    ended=self.ended,
+                    tokens=tuple(tokens[:length, i, k].tolist()),
+                    token_log_probs=tuple(log_probs[:length, i, k].tolist()),
+                    log_prob=float(log_prob[i, k]),
+                    score=float(score[i, k]),
+                    attention=torch.from_numpy(alpha[:length, i, k].copy()),
+                    locations=tuple(locations[:length, i, k].tolist()),
+                    ended=ended,
                 )
-            )
-        return found
+                for k, length in enumerate(words[i])
+                if score[i, k] > -math.inf
+            ]
+            for i in range(images)
+        ]
+
+
+def _of_all(part: Tensor, image: Tensor, images: int) -> np.ndarray:
+    """Spread what is known of some images (b, ...) over all of them (B, ...), with 0 for the others."""
+    whole = torch.zeros((images, *part.shape[1:]), dtype=part.dtype, device=part.device)
+    whole[image] = part
+    return whole.cpu().numpy()

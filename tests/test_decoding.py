@@ -29,6 +29,9 @@ class ToyState(NamedTuple):
         index = rows.unsqueeze(-1).expand(-1, -1, self.past.shape[-1])
         return ToyState(self.past.gather(1, index), self.image.gather(1, rows))
 
+    def select(self, images: Tensor) -> ToyState:
+        return ToyState(self.past[images], self.image[images])
+
 
 @dataclass
 class Toy:
@@ -137,12 +140,30 @@ def test_attention_and_probabilities_are_those_of_the_winning_words(seed: int) -
             assert len(hypothesis.attention) == len(hypothesis.locations) == len(hypothesis.tokens)
 
 
-def test_images_of_a_batch_do_not_touch_each_other() -> None:
-    options = DecodingOptions(beam_size=3, max_length=5)
-    together = beam(Toy(1), [0, 1, 2, 3], options)
-    for image in range(4):
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_images_of_a_batch_do_not_touch_each_other(beam_size: int) -> None:
+    options = DecodingOptions(beam_size=beam_size, max_length=8)
+    images = list(range(8))
+    for hypotheses, image in zip(beam(Toy(1), images, options), images, strict=True):
         [alone] = beam(Toy(1), [image], options)
-        assert [h.tokens for h in alone] == [h.tokens for h in together[image]]
+        for one, other in zip(alone, hypotheses, strict=True):
+            assert one.tokens == other.tokens
+            assert (one.log_prob, one.score, one.ended) == (other.log_prob, other.score, other.ended)
+            assert torch.equal(one.attention, other.attention)
+
+
+def test_images_that_are_done_leave_the_batch() -> None:
+    sizes = []
+
+    class Watched(Toy):
+        def step(self, tokens: Tensor, state: ToyState) -> tuple[Tensor, Tensor, Tensor, ToyState]:
+            sizes.append(len(tokens))
+            return super().step(tokens, state)
+
+    beam(Watched(1), list(range(16)), DecodingOptions(beam_size=1, max_length=20))
+    assert sizes[0] == 16
+    assert sizes[-1] <= 4
+    assert sizes == sorted(sizes, reverse=True)
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])

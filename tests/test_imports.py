@@ -18,6 +18,7 @@ ORDER = [
     "models.encoder",
     "models.attention",
     "models.decoder",
+    "models.inference",
     "models.show_attend_tell",
     "decoding",
     "checkpoint",

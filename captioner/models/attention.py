@@ -84,8 +84,9 @@ class AdditiveScore(nn.Module):
     def forward(self, keys: Tensor, hidden: Tensor) -> Tensor:
         """Energies (B, K, L) of keys (B, L, A) under hidden states (B, K, H)."""
         # The tanh is of the SUM: of each term apart, the hidden state would cancel in the softmax.
-        units = torch.tanh(keys.unsqueeze(1) + self.query(hidden).unsqueeze(2))  # (B, K, L, A)
-        return self.energy(units).squeeze(-1)  # type: ignore[no-any-return]
+        # tanh(x) = 2 sigmoid(2x) - 1, and torch's sigmoid is several times as fast as its tanh.
+        units = torch.sigmoid(2 * keys.unsqueeze(1) + 2 * self.query(hidden).unsqueeze(2))  # (B, K, L, A)
+        return functional.linear(units, 2 * self.energy.weight).squeeze(-1) - self.energy.weight.sum()
 
 
 class DotProductScore(nn.Module):

@@ -43,6 +43,11 @@ class DecoderState(NamedTuple):
         index = rows.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
         return self._replace(hidden=self.hidden.gather(1, index), cell=self.cell.gather(1, index))
 
+    def select(self, images: Tensor) -> DecoderState:
+        """Keep only some images, by their numbers (B',)."""
+        parts = {name: getattr(self, name)[images] for name in ("hidden", "cell", "features", "keys")}
+        return self._replace(**parts)
+
 
 class DecoderOutput(NamedTuple):
     """What teacher forcing gives.

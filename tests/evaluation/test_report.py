@@ -90,7 +90,7 @@ class Stub(Captioner):
         self.words, self.locations = words, locations
 
     def caption_many(
-        self, images: Iterable[ImageSource], options: DecodingOptions | None = None, batch_size: int = 16
+        self, images: Iterable[ImageSource], options: DecodingOptions | None = None, *_: object
     ) -> Iterator[Caption]:
         assert options == OPTIONS
         for image in images:
@@ -242,7 +242,7 @@ def test_everything_from_data_is_escaped(tmp_path: Path) -> None:
 
     class Nasty(Stub):
         def caption_many(
-            self, images: Iterable[ImageSource], options: DecodingOptions | None = None, batch_size: int = 16
+            self, images: Iterable[ImageSource], options: DecodingOptions | None = None, *_: object
         ) -> Iterator[Caption]:
             for caption in super().caption_many(images, options):
                 yield dataclasses.replace(caption, text=NASTY, words=(NASTY, "$x_1$"))
