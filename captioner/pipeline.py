@@ -16,7 +16,7 @@ from captioner.checkpoint import load_checkpoint
 from captioner.config import DecodingOptions
 from captioner.decoding import Hypothesis, beam_search
 from captioner.errors import CaptionerError, ImageReadError
-from captioner.images import ImageSource, load_image, preprocess, seen_region
+from captioner.images import ImageSource, load_pixels, seen_region
 from captioner.models.attention import EVERYWHERE, Choice, argmax, expectation, sample
 from captioner.models.decoder import AttentionDecoder
 from captioner.models.inference import fold_batch_norm
@@ -209,8 +209,8 @@ class Captioner:
         ImageReadError
             If it cannot be read.
         """
-        image = load_image(source)
-        return Photo(preprocess(image, self.model.encoder.preprocessing), *image.size)
+        pixels, (width, height) = load_pixels(source, self.model.encoder.preprocessing)
+        return Photo(pixels, width, height)
 
     @torch.inference_mode()
     def encode(self, photos: Sequence[Photo]) -> Tensor:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from captioner import images
 from captioner.config import PreprocessingConfig
 from captioner.errors import ImageReadError
-from captioner.images import load_image, preprocess, seen_region
-from tests.conftest import noise_photo
+from captioner.images import load_image, load_pixels, preprocess, seen_region
+from tests.conftest import EXAMPLES, noise_photo
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -45,6 +47,38 @@ def test_exif_orientation_is_applied(orientation: int, undo: Image.Transpose | N
     loaded = load_image(_bytes(stored, exif=exif))
     assert loaded.size == upright.size
     assert np.array_equal(np.asarray(loaded), np.asarray(upright))
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, False), (3, False), (6, True), (8, True)])
+def test_a_large_jpeg_is_read_smaller_and_looks_the_same(
+    orientation: int, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def noting(image: Image.Image, config: PreprocessingConfig) -> torch.Tensor:
+        read.append(image.size)
+        return preprocess(image, config)
+
+    monkeypatch.setattr(images, "preprocess", noting)
+    photo = Image.open(EXAMPLES / "astronaut.jpg").resize((1602, 1000))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _bytes(photo, "JPEG", exif=exif, quality=95)
+    config = PreprocessingConfig(160, HALF, HALF)
+    pixels, size = load_pixels(data, config)
+    whole = load_image(data)
+    assert size == whole.size == ((1000, 1602) if turned else (1602, 1000))
+    assert read == [(250, 401) if turned else (401, 250)]  # a quarter; an eighth would be less than 1.5 times the input
+    assert float((pixels.float() - preprocess(whole, config).float()).abs().mean()) < 2
+    assert load_pixels(whole, config)[1] == size
+
+
+def test_a_small_jpeg_is_read_as_it_is() -> None:
+    config = PreprocessingConfig(384, HALF, HALF)
+    path = EXAMPLES / "cat.jpg"
+    pixels, size = load_pixels(path, config)
+    assert size == Image.open(path).size
+    assert torch.equal(pixels, preprocess(load_image(path), config))
 
 
 def test_transparency_is_laid_on_white() -> None:
