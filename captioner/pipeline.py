@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from captioner.prefetch import map_ahead
 from captioner.vocabulary import Vocabulary, detokenize
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Source = TypeVar("Source", bound=ImageSource)
 BUNDLED = Path(__file__).parent / "pretrained" / "flickr8k-soft"
+_BATCH = 32  # photos searched at once; of more the states leave a core's cache, of fewer its units stand idle
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,16 @@ class Captioner:
     ) -> Iterator[Caption]:
         """Caption photos in batches, in order, reading ahead of the model.
 
+        Parameters
+        ----------
+        images : iterable of image sources
+            Taken as they are needed; may be endless.
+        options : DecodingOptions, optional
+        batch_size : int, optional
+            Photos searched at once.
+        workers : int, optional
+            Threads that read photos.
+
         Raises
         ------
         ImageReadError
@@ -165,26 +178,41 @@ class Captioner:
 
     def attempt_many(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[Source],
         options: DecodingOptions | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
-    ) -> Iterator[tuple[ImageSource, Caption | ImageReadError]]:
+    ) -> Iterator[tuple[Source, Caption | ImageReadError]]:
         """Caption photos as `caption_many` does, giving each beside its caption or the error that barred it."""
-        batch_size = 16 if batch_size is None else batch_size
-        workers = 2 if workers is None else workers
-        if workers < 1:
-            raise CaptionerError(f"workers = {workers} must be at least 1")
-        if batch_size < 1:
-            raise CaptionerError(f"batch_size = {batch_size} must be at least 1")
-        self.check(options or DecodingOptions())
-        batch: list[tuple[ImageSource, Photo | ImageReadError]] = []
-        for item in map_ahead(self._attempt_read, images, workers=workers, ahead=2 * batch_size):
-            batch.append(item)
-            if len(batch) == batch_size:
-                yield from self._attempt_batch(batch, options or DecodingOptions())
-                batch = []
-        yield from self._attempt_batch(batch, options or DecodingOptions())
+        threads = torch.get_num_threads()
+        batch_size = _BATCH if batch_size is None else batch_size
+        if workers is None:
+            workers = max(2, threads // 4 if self.device.type == "cpu" else threads)
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise CaptionerError(f"{name} = {value} must be at least 1")
+        options = options or DecodingOptions()
+        self.check(options)
+        read = map_ahead(self._attempt_read, images, workers=workers, ahead=2 * batch_size)
+        batches = iter(lambda: list(islice(read, batch_size)), [])
+        first, second = next(batches, []), next(batches, [])
+        if not second:
+            yield from self._attempt_batch(first, options)
+            return
+
+        def work(
+            batch: Sequence[tuple[Source, Photo | ImageReadError]],
+        ) -> list[tuple[Source, Caption | ImageReadError]]:
+            torch.set_num_threads(1)  # of this thread, and of those begun from now on
+            return self._attempt_batch(batch, options)
+
+        # Cores that work on batches of their own never wait for each other, as those that share one do at every layer.
+        lanes = threads if self.device.type == "cpu" else 1
+        try:
+            for results in map_ahead(work, chain([first, second], batches), workers=lanes, ahead=lanes + 1):
+                yield from results
+        finally:
+            torch.set_num_threads(threads)
 
     def check(self, options: DecodingOptions) -> None:
         """Refuse options that the model cannot follow.
@@ -226,19 +254,18 @@ class Captioner:
             captions.append(Caption(**{**vars(best), "alternatives": tuple(others)}))
         return captions
 
-    def _attempt_read(self, source: ImageSource) -> tuple[ImageSource, Photo | ImageReadError]:
+    def _attempt_read(self, source: Source) -> tuple[Source, Photo | ImageReadError]:
         try:
             return source, self.read(source)
         except ImageReadError as error:
             return source, error
 
     def _attempt_batch(
-        self, batch: Sequence[tuple[ImageSource, Photo | ImageReadError]], options: DecodingOptions
-    ) -> Iterator[tuple[ImageSource, Caption | ImageReadError]]:
+        self, batch: Sequence[tuple[Source, Photo | ImageReadError]], options: DecodingOptions
+    ) -> list[tuple[Source, Caption | ImageReadError]]:
         photos = [photo for _, photo in batch if isinstance(photo, Photo)]
         captions = iter(self.describe(photos, self.encode(photos), options) if photos else [])
-        for source, photo in batch:
-            yield source, photo if isinstance(photo, ImageReadError) else next(captions)
+        return [(source, photo if isinstance(photo, ImageReadError) else next(captions)) for source, photo in batch]
 
     def _to_caption(self, photo: Photo, hypothesis: Hypothesis) -> Caption:
         words = self.vocabulary.decode(hypothesis.tokens)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +108,19 @@ def test_photos_are_read_as_they_are_needed(tiny_model: ShowAttendTell, vocabula
             yield noise_photo(taken % 3)
 
     stream = Captioner(tiny_model, vocabulary).caption_many(endless(), batch_size=2)  # type: ignore[arg-type]
-    for _ in range(6):
+    ahead = []
+    for given in range(1, 61):
         next(stream)
-    assert taken <= 6 + 3 * 2
+        ahead.append(taken - given)
+    assert max(ahead) <= 2 * (2 + torch.get_num_threads() + 2)
+
+
+def test_threads_are_as_many_afterwards(tiny_model: ShowAttendTell, vocabulary: Vocabulary) -> None:
+    before = torch.get_num_threads()
+    photos = [noise_photo(seed) for seed in range(5)]
+    assert len(list(Captioner(tiny_model, vocabulary).caption_many(photos, batch_size=1))) == 5
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == before
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000)])

@@ -67,6 +67,8 @@ class ImageEncoder(nn.Module):
         D.
     grid : int
         Rows, and columns, of the feature grid.
+    at_once : int
+        Photos of a batch that a CPU takes at once.
 
     Raises
     ------
@@ -82,7 +84,7 @@ class ImageEncoder(nn.Module):
         self.config = EncoderConfig(config.name, config.weights, self.grid, size, config.geometry)
         self.preprocessing = PreprocessingConfig(size, backbone.mean, backbone.std, config.geometry)
         self._load_default = backbone.load_default
-        self._at_once = max(1, _CPU_PIXELS // size**2)
+        self.at_once = max(1, _CPU_PIXELS // size**2)
         self.requires_grad_(False)
 
     @classmethod
@@ -145,7 +147,7 @@ class ImageEncoder(nn.Module):
         if pixels.dtype != torch.uint8:
             raise TypeError(f"pixels must be uint8, not {pixels.dtype}: the encoder scales them itself")
         if pixels.device.type == "cpu":
-            return torch.cat([self._see(part) for part in torch.split(pixels, self._at_once)])
+            return torch.cat([self._see(part) for part in torch.split(pixels, self.at_once)])
         return self._see(pixels)
 
     def _see(self, pixels: Tensor) -> Tensor:
