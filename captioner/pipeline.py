@@ -20,7 +20,7 @@ from captioner.errors import CaptionerError, ImageReadError
 from captioner.images import ImageSource, load_pixels, seen_region
 from captioner.models.attention import EVERYWHERE, Choice, argmax, expectation, sample
 from captioner.models.decoder import AttentionDecoder
-from captioner.models.inference import fold_batch_norm
+from captioner.models.inference import fold_batch_norm, slice_same
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
 from captioner.vocabulary import Vocabulary, detokenize
@@ -135,6 +135,7 @@ class Captioner:
         where = choose_device(device)
         model, vocabulary = load_checkpoint(Path(checkpoint or BUNDLED))
         fold_batch_norm(model.encoder.network)
+        slice_same(model.encoder.network)
         return cls(model.to(where, choose_precision(precision, where)), vocabulary)
 
     def caption(self, image: ImageSource, options: DecodingOptions | None = None) -> Caption:

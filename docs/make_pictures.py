@@ -20,7 +20,7 @@ def main() -> None:
     """Write `docs/attention-NAME.png`, one photo under every kind of attention."""
     image = load_image(PHOTO)
     for name, (checkpoint, options) in PICTURES.items():
-        caption = Captioner.load(checkpoint, device="cpu").caption(PHOTO, options)
+        caption = Captioner.load(checkpoint, device="cpu", precision="float32").caption(PHOTO, options)
         figure = filmstrip(image, caption.words, caption.attention, caption.region, caption.locations)
         figure.savefig(ROOT / "docs" / f"attention-{name}.png", dpi=90)
         print(f"{name}: {caption.text}")

@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 @pytest.fixture(scope="session")
 def captioner() -> Captioner:
     """The bundled model."""
-    return Captioner.load(device="cpu")
+    return Captioner.load(device="cpu", precision="float32")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, Mode
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.metrics.attention import movement
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import BUNDLED, Caption, Captioner
+from captioner.pipeline import BUNDLED, Caption, Captioner, choose_precision
 from captioner.vocabulary import Vocabulary
 from tests.conftest import EXAMPLES, noise_photo
 
@@ -145,6 +145,32 @@ def test_wrong_settings_are_named(captioner: Captioner) -> None:
         list(captioner.caption_many(PHOTOS, batch_size=0))
     with pytest.raises(CaptionerError, match="device = 'tpu9'"):
         Captioner.load(device="tpu9")
+    with pytest.raises(CaptionerError, match="precision = 'half'"):
+        Captioner.load(precision="half")  # type: ignore[arg-type]
+
+
+def test_half_precision_says_nearly_the_same(captioner: Captioner) -> None:
+    half = Captioner.load(device="cpu", precision="bfloat16")
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    same_words = 0
+    for exact, rounded in zip(captioner.caption_many(PHOTOS), half.caption_many(PHOTOS), strict=True):
+        assert rounded.attention.dtype == np.float32
+        assert rounded.attention.sum((1, 2)) == pytest.approx(1, abs=1e-3)
+        assert rounded.log_prob == pytest.approx(exact.log_prob, abs=1.0)
+        if rounded.words == exact.words:
+            same_words += 1
+            assert rounded.attention == pytest.approx(exact.attention, abs=0.05)
+    assert same_words >= len(PHOTOS) - 2
+
+
+@pytest.mark.parametrize("units", ["amx_bf16", "avx512_bf16", "bf16", None])
+def test_half_precision_is_chosen_where_the_processor_has_units_for_it(
+    units: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True} | ({units: True} if units else {}))
+    chosen = choose_precision("auto", torch.device("cpu"))
+    assert chosen == (torch.bfloat16 if units else torch.float32)
+    assert choose_precision("float32", torch.device("cpu")) == torch.float32
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 # Subclasses may do more than their names say, such as standardise their weights.
@@ -77,3 +79,31 @@ def _what_is_left(norm: nn.Module) -> nn.Module:
     if getattr(activation, "inplace", None) is False:
         activation.inplace = True  # type: ignore[assignment]  # it alone is given the convolution's result
     return activation
+
+
+class SlicedSame(Conv2dSame):  # type: ignore[misc]
+    """TensorFlow's "same" convolution without the padded copy of its input that timm makes.
+
+    It pads one more on one side than on the other, which torch's convolutions cannot do. But with a stride more on
+    either side, all that comes out besides is a row and a column in front, to be left out.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, rows, columns)."""
+        padding, kept = [], []
+        for n, k, stride, dilation in zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True):
+            out = math.ceil(n / stride)
+            total = max((out - 1) * stride + (k - 1) * dilation + 1 - n, 0)
+            first = total % 2
+            padding.append(total // 2 + first * stride)
+            kept.append(slice(first, first + out))
+        weight, bias = self.weight, self.bias
+        y = functional.conv2d(x, weight, bias, self.stride, tuple(padding), self.dilation, self.groups)
+        return y[:, :, kept[0], kept[1]]
+
+
+def slice_same(network: nn.Module) -> None:
+    """Turn every `Conv2dSame` into a `SlicedSame`, in place."""
+    for module in network.modules():
+        if type(module) is Conv2dSame:
+            module.__class__ = SlicedSame  # it has the same parameters and attributes

@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    return Captioner.load(BUNDLED, "cpu")
+    return Captioner.load(BUNDLED, "cpu", "float32")
 
 
 @pytest.fixture

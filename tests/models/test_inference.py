@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 
 from captioner.config import EncoderConfig
 from captioner.models.encoder import ImageEncoder
-from captioner.models.inference import fold_batch_norm
+from captioner.models.inference import SlicedSame, fold_batch_norm, slice_same
 
 
 def seasoned(network: nn.Module) -> nn.Module:
@@ -98,3 +98,28 @@ def test_the_activation_of_a_folded_norm_remains() -> None:
     assert before.min() == 0
     assert fold_batch_norm(network) == 1
     torch.testing.assert_close(network(x), before)
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 12])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_slice_is_as_good_as_padding(size: int, kernel: int, stride: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Conv2dSame(2, 3, kernel, stride=stride, dilation=dilation).double())
+    x = torch.randn(1, 2, size, size + 1, dtype=torch.float64)
+    before = network(x)
+    slice_same(network)
+    assert isinstance(network[0], SlicedSame)
+    torch.testing.assert_close(network(x), before)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("options", [{"input_size": 96}, {"input_size": 104}, {"input_size": 96, "grid": 6}])
+def test_slices_change_no_feature(options: dict[str, int]) -> None:
+    encoder = ImageEncoder(EncoderConfig("efficientnet_lite0", weights="none", **options))  # type: ignore[arg-type]
+    size = encoder.preprocessing.input_size
+    pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    before = encoder(pixels)
+    slice_same(encoder.network)
+    torch.testing.assert_close(encoder(pixels), before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
