@@ -20,6 +20,7 @@ ORDER = [
     "models.decoder",
     "models.show_attend_tell",
     "decoding",
+    "checkpoint_files",
     "checkpoint",
     "data.files",
     "data.readers",
