@@ -66,6 +66,12 @@ ORDER = [
     "batch.attention_files",
     "batch.records",
     "batch.listing",
+    "batch.journal",
+    "batch.formats",
+    "batch.sidecars",
+    "batch.local",
+    "batch.run",
+    "batch.command",
     "cli",
     "__main__",
 ]

@@ -41,7 +41,18 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def exists(path: str | Path) -> bool:
+    """Whether it is there; unlike `Path.exists`, no error where names are too long or nothing may be looked at."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether it is a folder, or a link to one; unlike `Path.is_dir`, no error, as above."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def cannot_write(path: Path, error: OSError) -> CaptionerError:
