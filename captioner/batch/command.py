@@ -93,13 +93,14 @@ def _caption(arguments: argparse.Namespace) -> int:
     if fault := _find_fault(arguments):
         arguments.usage_error(fault)
     # Not before: these take their time to import, which `--help` and wrong usage should not cost.
+    from captioner.batch.files import where
     from captioner.batch.listing import Listing
     from captioner.batch.run import Request, run
 
     output = _output(arguments)
     job = _job(arguments, output)
-    # From the folder's own place, so that its file can be gone on with from any other.
-    paths = [path.absolute() for path in arguments.paths] if arguments.format == "hf" else arguments.paths
+    # In full, so that the folder's file can be gone on with from any working folder.
+    paths = [where(path) for path in arguments.paths] if arguments.format == "hf" else arguments.paths
     request = Request(
         Listing(paths, arguments.recursive, arguments.limit),
         job,

@@ -55,6 +55,11 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def where(path: Path) -> Path:
+    """Find where a path lies: the real folder; or the file in its real folder, itself not followed if it is a link."""
+    return Path(os.path.realpath(path)) if is_folder(path) else Path(os.path.realpath(path.parent), path.name)
+
+
 def cannot_write(path: Path, error: OSError) -> CaptionerError:
     """Name the file and what the disk says."""
     if isinstance(error, FileNotFoundError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.batch.files import replacing
+from captioner.batch.files import exists, replacing, where
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.records import Record, to_line
 
@@ -118,13 +118,8 @@ def hugging_face(folder: Path) -> Layout:
 
     def row(record: Record) -> bytes | None:
         place = where(Path(record["image"]))
-        if not place.is_relative_to(home) or not place.exists():
+        if not place.is_relative_to(home) or not exists(place):
             return None
         return to_line({"file_name": place.relative_to(home).as_posix(), "text": record["caption"]})
 
     return Layout(row)
-
-
-def where(path: Path) -> Path:
-    """Find where a file lies, by its real folder; a link is not followed."""
-    return Path(os.path.realpath(path.parent), path.name)

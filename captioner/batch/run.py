@@ -14,8 +14,8 @@ from typing import BinaryIO, Literal, Protocol
 
 from tqdm import tqdm
 
-from captioner.batch.files import cannot_write, exists, is_folder
-from captioner.batch.formats import Layout, coco, comma_separated, hugging_face, jsonl, where
+from captioner.batch.files import cannot_write, exists, is_folder, where
+from captioner.batch.formats import Layout, coco, comma_separated, hugging_face, jsonl
 from captioner.batch.job import Engine, ImageFile, Job, Outcome
 from captioner.batch.journal import Journal
 from captioner.batch.listing import Listing
@@ -278,11 +278,10 @@ def journal_path(output: Path, format: str) -> Path:
 def _refuse_outside(paths: Iterable[Path], output: Path) -> None:
     home = Path(os.path.realpath(output.parent))
     for path in paths:
-        place = Path(os.path.realpath(path)) if is_folder(path) else where(path)
-        if not place.is_relative_to(home):
+        if not where(path).is_relative_to(home):
             raise CaptionerError(
-                f"{path}: not below {output.parent}, the folder of {output.name}; put --output into a folder that holds "
-                "all photos"
+                f"{path}: not below {output.parent}, the folder of {output.name}; put --output into a folder that "
+                "holds all photos"
             )
 
 
