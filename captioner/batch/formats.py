@@ -69,7 +69,8 @@ def comma_separated() -> Layout:
 
 def _csv(cells: Iterable[object]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    # Lines end as RFC 4180 has it; with "\n" alone, the writer would leave a name that holds "\r" unquoted.
+    csv.writer(text).writerow(cells)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
