@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.checkpoint import weights_sha256
+from captioner.checkpoint_files import weights_sha256
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage, list_split, read_split
 from captioner.data.instances import Instances, instances_beside, read_instances

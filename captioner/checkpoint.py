@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,15 +15,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from captioner.checkpoint_files import CONFIG, TRAINING, VOCABULARY, WEIGHTS, existing, previous
 from captioner.config import ModelConfig
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.vocabulary import Vocabulary
 
 FORMAT = 1
-_CONFIG, _WEIGHTS, _VOCABULARY, _TRAINING = (
-    "config.json", "model.safetensors", "vocabulary.json", "training_state.pt"
-)  # fmt: skip
 
 
 def save_checkpoint(
@@ -55,7 +52,7 @@ def save_checkpoint(
         If it cannot be written, as on a full disk; what was in `folder` is still there.
     """
     partial = folder.with_name(folder.name + ".partial")
-    previous = _previous(folder)
+    aside = previous(folder)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
@@ -68,11 +65,11 @@ def save_checkpoint(
         ) from error
     # A folder cannot be renamed over another, so the old one steps aside first; loading looks there too.
     if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     partial.rename(folder)
     _fsync(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(
@@ -89,12 +86,12 @@ def _write(
         for name, tensor in model.state_dict().items()
     }
     # Not save_file, which hides the file from everyone but its owner.
-    (partial / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
+    (partial / WEIGHTS).write_bytes(safetensors.torch.save(weights))
     config = {"format": FORMAT, "model": model.config.to_dict(), "notes": notes or {}}
-    (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    vocabulary.save(partial / _VOCABULARY)
+    (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    vocabulary.save(partial / VOCABULARY)
     if training_state is not None:
-        torch.save(training_state, partial / _TRAINING)
+        torch.save(training_state, partial / TRAINING)
     for path in (*partial.iterdir(), partial):
         _fsync(path)
 
@@ -107,31 +104,31 @@ def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:
     CheckpointError
         If the folder is absent or incomplete, or its parts do not fit together.
     """
-    folder = _existing(folder)
+    folder = existing(folder)
     config = read_config(folder)
-    vocabulary = Vocabulary.load(folder / _VOCABULARY)
+    vocabulary = Vocabulary.load(folder / VOCABULARY)
     try:
         model_config = ModelConfig.from_dict(config["model"])
         model = ShowAttendTell(model_config)
-        weights = safetensors.torch.load_file(folder / _WEIGHTS)
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
     except CaptionerError as error:
-        raise CheckpointError(f"{folder / _CONFIG}: {error}") from error
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder / _WEIGHTS}: cannot be read ({error}); get a whole copy") from error
+        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error}); get a whole copy") from error
     if len(vocabulary) != model_config.vocabulary_size:
         raise CheckpointError(
-            f"{folder}: {_VOCABULARY} has {len(vocabulary)} words, {_CONFIG} says {model_config.vocabulary_size}"
+            f"{folder}: {VOCABULARY} has {len(vocabulary)} words, {CONFIG} says {model_config.vocabulary_size}"
         )
     try:
         model.load_state_dict(weights)  # into float32, whatever the file holds
     except RuntimeError as error:
-        raise CheckpointError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({error})") from error
+        raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({error})") from error
     return model.eval(), vocabulary
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether there is one, be it one whose writer was stopped between its two renames."""
-    return folder.is_dir() or _previous(folder).is_dir()
+    return folder.is_dir() or previous(folder).is_dir()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -142,7 +139,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     CheckpointError
         If it is absent, malformed or of another format.
     """
-    path = _existing(folder) / _CONFIG
+    path = existing(folder) / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -153,18 +150,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def weights_sha256(folder: Path) -> str:
-    """Hash of a checkpoint's weights, by which a result names its model.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no checkpoint.
-    """
-    with (_existing(folder) / _WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def load_training_state(folder: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` kept for resuming.
 
@@ -173,7 +158,7 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     CheckpointError
         If there is none, or it cannot be read.
     """
-    path = _existing(folder) / _TRAINING
+    path = existing(folder) / TRAINING
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # torch reports a damaged file by errors of many types.
@@ -182,18 +167,6 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: no state to resume from")
     return state
-
-
-def _previous(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".previous")
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir() and _previous(folder).is_dir():
-        return _previous(folder)  # the writer was stopped between its two renames
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no checkpoint there; give a folder that holds {_CONFIG}, as training writes")
-    return folder
 
 
 def _fsync(path: Path) -> None:

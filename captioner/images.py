@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from captioner.config import PreprocessingConfig
 from captioner.errors import ImageReadError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
@@ -77,9 +78,10 @@ def _load(source: ImageSource, enough: int | None) -> tuple[Image.Image, tuple[i
         return image, image.size
     if isinstance(source, str | Path):
         path = Path(source)
-        if path.is_dir():
-            raise ImageReadError(f"{name}: is a folder, not an image")
         try:
+            # This, too, fails where nothing may be looked at, or on a name that is too long.
+            if path.is_dir():
+                raise ImageReadError(f"{name}: is a folder, not an image")
             with path.open("rb") as file:
                 return _decode(file, name, enough)
         except OSError as error:
@@ -186,6 +188,9 @@ def preprocess(image: Image.Image, config: PreprocessingConfig) -> Tensor:
         (3, S, S) uint8, S = `config.input_size`. The encoder scales and normalises, so that a photo
         already divided by 255 cannot slip through.
     """
+    # Takes seconds to import, which listing images should not cost.
+    import torch
+
     size = (config.input_size, config.input_size)
     if image.size != size or config.geometry != "squash":
         image = image.resize(size, Image.Resampling.BICUBIC, box=seen_region(*image.size, config))

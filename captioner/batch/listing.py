@@ -1,96 +1,155 @@
-"""Captioning whole folders as a stream of records."""
+"""Finding photos: the files given, and those in the folders given, in natural order."""
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
-from captioner.config import DecodingOptions
-from captioner.errors import CaptionerError, ImageReadError
+from captioner.batch.files import is_folder
+from captioner.batch.hashes import HashSet, hash64
+from captioner.batch.job import ImageFile, Outcome
+from captioner.errors import CaptionerError
 from captioner.images import SUFFIXES
-from captioner.pipeline import Caption, Captioner
+
+# What `--attention png` draws is not to be captioned when its folder lies among the photos.
+ATTENTION_SUFFIX = ".attention"
 
 
 @dataclass
-class BatchReport:
-    """What became of the photos."""
+class Listing:
+    """The photos below some paths, looked for anew each time it is gone through; memory holds one folder's names.
 
-    captioned: int = 0
-    failures: list[str] = field(default_factory=list)
+    Of a folder, files with an image's suffix are taken. Hidden files and folders are not, nor is what symbolic links
+    in it point to. Files named themselves are taken as they are. A photo below several of the paths comes once.
 
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """List the files given, and the images of the folders given, in natural order.
-
-    Of a folder, files with an image's suffix are taken; hidden ones and subfolders are not.
-
-    Raises
-    ------
-    CaptionerError
-        If a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
-        if not inside:
-            raise CaptionerError(f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)})")
-        found += sorted(inside, key=_natural)
-    return found
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key under which photo2 comes before photo10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", path.name)]
-
-
-def caption_files(
-    captioner: Captioner,
-    images: Iterable[Path],
-    output: TextIO,
-    options: DecodingOptions,
-    report: BatchReport,
-    advance: Callable[[], object] = lambda: None,
-) -> None:
-    """Write one JSON line per photo, in order, as soon as it is captioned.
-
-    Parameters
+    Attributes
     ----------
-    output : text file
-        Flushed after each line, so that an interruption loses nothing.
-    report : BatchReport
-        Filled in as it goes.
-    advance : callable
-        Called after each photo, captioned or not.
+    paths : sequence of Path
+        Files and folders.
+    recursive : bool
+        Whether folders in folders are gone through, too.
+    limit : int, optional
+        Most photos to give.
+    links : int
+        Symbolic links passed over so far.
     """
-    for path, result in captioner.attempt_many(images, options):
-        if isinstance(result, ImageReadError):
-            report.failures.append(str(result))
-        else:
-            line = json.dumps(record(str(path), result), ensure_ascii=False) + "\n"
+
+    paths: Sequence[Path]
+    recursive: bool = False
+    limit: int | None = None
+    links: int = 0
+
+    def check(self) -> None:
+        """Refuse folders without any image.
+
+        Raises
+        ------
+        CaptionerError
+            Naming the folder.
+        """
+        for path in self.paths:
+            self.links = 0
+            if is_folder(path) and next(self._walk(path), None) is None:
+                linked = f"; {self.links} symbolic links not followed, name what they point to" if self.links else ""
+                deeper = "" if self.recursive else "; --recursive looks into the folders in it"
+                raise CaptionerError(
+                    f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)}){linked}{deeper}"
+                )
+
+    def __iter__(self) -> Iterator[ImageFile | Outcome]:
+        """Give the photos as they are now, and for each folder that cannot be listed the failure."""
+        self.links = 0
+        return (found if isinstance(found, Outcome) else _stat(found) for found in self._found())
+
+    def count(self) -> int:
+        """How many photos there are."""
+        return sum(isinstance(found, str) for found in self._found())
+
+    def _found(self) -> Iterator[str | Outcome]:
+        """Paths of photos, as given, without stat; and failures."""
+        seen, photos = HashSet(), 0
+        for path in self.paths:
+            folder = is_folder(path)
+            # By where it lies, not by what it may link to: two links to a photo are two names to caption.
+            home = os.path.realpath(path if folder else path.parent)
+            for found in self._walk(path) if folder else [str(path)]:
+                if isinstance(found, str):
+                    inside = found.removeprefix(_prefix(str(path))) if folder else path.name
+                    if len(self.paths) > 1 and not seen.add(hash64(f"{home}/{inside}")):
+                        continue
+                    photos += 1
+                yield found
+                if photos == self.limit:
+                    return
+
+    def _walk(self, root: Path) -> Iterator[str | Outcome]:
+        pending = [str(root)]
+        while pending:
+            folder = pending.pop()
             try:
-                output.write(line)
-                output.flush()
-            finally:
-                # An interruption while writing leaves the line in the buffer, which closing the file still writes.
-                report.captioned += 1
-        advance()
+                files, folders = self._entries(folder)
+            except OSError as error:
+                failed = f"{folder}: the folder cannot be listed ({error.strerror or error})"
+                yield Outcome(ImageFile(folder, 0, 0), None, failed)
+                continue
+            # Not Path, which takes ten times the memory and time.
+            yield from (_prefix(folder) + name for name in files)
+            pending += [_prefix(folder) + name for name in reversed(folders)]
+
+    def _entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """Names of a folder's images and, if they are to be gone through, of its folders, in natural order."""
+        files, folders = [], []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if self._is_image(entry):
+                    files.append(entry.name)
+                elif self._is_subfolder(entry):
+                    folders.append(entry.name)
+        return _natural_order(files), _natural_order(folders)
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        if entry.name[0] == "." or not entry.name.lower().endswith(SUFFIXES):
+            return False
+        # A link to nowhere is one, too: `entry.is_file()` may fail on it.
+        self.links += entry.is_symlink()
+        return entry.is_file(follow_symlinks=False)
+
+    def _is_subfolder(self, entry: os.DirEntry[str]) -> bool:
+        if not self.recursive or entry.name[0] == "." or entry.name.endswith(ATTENTION_SUFFIX):
+            return False
+        self.links += entry.is_symlink() and is_folder(entry.path)
+        return entry.is_dir(follow_symlinks=False)
 
 
-def record(image: str, caption: Caption) -> dict[str, object]:
-    """Put a caption as a line of the output file, `image` being the path as it was given."""
-    return {
-        "image": image,
-        "caption": caption.text,
-        "words": caption.words,
-        "log_prob": round(caption.log_prob, 4),
-        "word_probs": [round(p, 4) for p in caption.word_probs],
-        "width": caption.width,
-        "height": caption.height,
-    }
+def _prefix(folder: str) -> str:
+    """Give what stands before the names in a folder; photos in the working folder go by their names alone."""
+    if folder == ".":
+        return ""
+    return folder if folder.endswith("/") else f"{folder}/"
+
+
+def _natural_order(names: list[str]) -> list[str]:
+    """Sort so that photo2 comes before photo10, and capitals do not matter."""
+    names.sort()  # names that differ in capitals only would else come as the disk has them
+    names.sort(key=_natural)
+    return names
+
+
+def _natural(name: str) -> str:
+    """Sort key: the count of a number's digits is put before them, which takes less memory than a list of parts."""
+    return re.sub(r"[0-9]+", lambda match: _counted(match[0].lstrip("0")), name.lower())
+
+
+def _counted(digits: str) -> str:
+    return f"0{chr(len(digits))}{digits}"
+
+
+def _stat(path: str) -> ImageFile:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return ImageFile(path, 0, 0)  # reading it will say why
+    return ImageFile(path, found.st_size, found.st_mtime_ns)

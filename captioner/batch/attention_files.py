@@ -1,0 +1,73 @@
+"""Where the model looked, as a file per photo: numbers (npz) or a picture (png)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from captioner.batch.files import cannot_write, replacing
+from captioner.batch.hashes import hash64
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Caption
+
+_LONGEST_STEM = 48  # characters; of 4 bytes each, the name still fits the 255 bytes that file systems allow
+
+
+def save_attention(image: str, caption: Caption, kind: str, folder: Path) -> str:
+    """Write a photo's attention.
+
+    Parameters
+    ----------
+    image : str
+        Path of the photo.
+    kind : {"npz", "png"}
+        `npz` holds `words`, `attention` (T, rows, columns), `region`, `width`, `height` and, under hard attention,
+        `locations`; `png` is a filmstrip.
+    folder : Path
+        Where to; made if it is not there.
+
+    Returns
+    -------
+    str
+        Path of the file, relative to the folder that `folder` lies in.
+
+    Raises
+    ------
+    ImageReadError
+        If the photo, which a picture needs, cannot be read any more.
+    CaptionerError
+        If the file cannot be written.
+    """
+    # Photos of different folders may share a name; the hash of the whole path tells them apart.
+    name = f"{Path(image).stem[:_LONGEST_STEM]}-{hash64(image):016x}.{kind}"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with replacing(folder / name, sync=False) as file:
+        (_save_numbers if kind == "npz" else _save_picture)(image, caption, file)
+    return f"{folder.name}/{name}"
+
+
+def _save_numbers(image: str, caption: Caption, file: BinaryIO) -> None:
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        "words": np.array(caption.words, dtype=np.str_),
+        "attention": caption.attention.astype(np.float32),
+        "region": np.array(caption.region, np.float64),
+        "width": np.int64(caption.width),
+        "height": np.int64(caption.height),
+    }
+    if caption.locations is not None:
+        arrays["locations"] = np.array(caption.locations, np.int64).reshape(-1, 2)
+    np.savez_compressed(file, **arrays)
+
+
+def _save_picture(image: str, caption: Caption, file: BinaryIO) -> None:
+    from captioner.images import load_image
+    from captioner.visualization import filmstrip
+
+    figure = filmstrip(load_image(image), caption.words, caption.attention, caption.region, caption.locations)
+    figure.savefig(file, format="png")

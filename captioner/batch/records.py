@@ -1,0 +1,125 @@
+"""A photo's line of output: what it holds, and how a file of such lines is read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captioner.batch.attention_files import save_attention
+from captioner.batch.hashes import hash64
+from captioner.batch.job import ImageFile, Job, Outcome
+from captioner.errors import CaptionerError, ImageReadError
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Caption
+
+Record = dict[str, Any]
+# What a line must hold to be taken for a record; the other fields are for its readers.
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "image": str,
+    "caption": str,
+    "log_prob": (int, float),
+    "width": int,
+    "height": int,
+    "size": int,
+    "mtime_ns": int,
+    "model": str,
+    "decoding": dict,
+}
+_START = b'{"image": "'
+
+
+def outcome(file: ImageFile, result: Caption | ImageReadError, job: Job) -> Outcome:
+    """Put what became of a photo as a record; its attention is written to a file first, if the job asks for one.
+
+    Raises
+    ------
+    CaptionerError
+        If attention cannot be written.
+    """
+    if isinstance(result, ImageReadError):
+        return Outcome(file, None, str(result))
+    record: Record = {
+        "image": file.path,
+        "caption": result.text,
+        "words": list(result.words),
+        "log_prob": round(result.log_prob, 4),
+        "word_probs": [round(p, 4) for p in result.word_probs],
+        "width": result.width,
+        "height": result.height,
+    }
+    if job.attention != "none":
+        assert job.attention_folder is not None, "a job that asks for attention says where it goes"
+        try:
+            record["attention"] = save_attention(file.path, result, job.attention, job.attention_folder)
+        except ImageReadError as error:
+            return Outcome(file, None, str(error))
+    record |= {
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+        "model": job.model,
+        "decoding": job.options.to_dict(),
+    }
+    return Outcome(file, record)
+
+
+def to_line(record: Record) -> bytes:
+    """Encode as one line of JSON."""
+    # What UTF-8 cannot hold are the surrogates of file names that are no UTF-8; as \udc80 they are JSON, too.
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def read_records(lines: Iterable[bytes], name: str) -> Iterator[tuple[bytes, Record]]:
+    """Give each whole line and its record; a last line that a stopped run has torn is left out.
+
+    Parameters
+    ----------
+    lines : binary file
+        Read as it is needed.
+    name : str
+        Of the file, for errors.
+
+    Raises
+    ------
+    CaptionerError
+        At a line that is no record.
+    """
+    for number, line in enumerate(lines, 1):
+        # Only what begins like a record is taken for a torn one: it is going to be cut off.
+        if not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line)):
+            return
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not _is_record(record):
+            raise CaptionerError(
+                f"{name}:{number}: not a line that this command has written; nothing was changed. Mend or delete the "
+                "line, choose another --output, or start anew with --existing overwrite"
+            )
+        yield line, record
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), kind) for name, kind in _NEEDED.items())
+        and isinstance(value.get("attention", ""), str)
+    )
+
+
+def identity(record: Record) -> int:
+    """Hash of what makes a record good for a file of a job; see `wanted`."""
+    kind = Path(record["attention"]).suffix[1:] if "attention" in record else "none"
+    return _identity(record["image"], record["size"], record["mtime_ns"], record["model"], record["decoding"], kind)
+
+
+def wanted(file: ImageFile, job: Job) -> int:
+    """Hash that the record of this file has, if it is done: same file, unchanged, same model and options."""
+    return _identity(file.path, file.size, file.mtime_ns, job.model, job.options.to_dict(), job.attention)
+
+
+def _identity(*parts: object) -> int:
+    return hash64(json.dumps(parts, sort_keys=True))

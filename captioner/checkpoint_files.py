@@ -1,0 +1,47 @@
+"""Where a checkpoint's files are, for those who need no model: torch, which takes seconds to import, is not needed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from captioner.errors import CheckpointError
+
+CONFIG, WEIGHTS, VOCABULARY, TRAINING = "config.json", "model.safetensors", "vocabulary.json", "training_state.pt"
+BUNDLED = Path(__file__).parent / "pretrained" / "flickr8k-soft"
+
+
+def previous(folder: Path) -> Path:
+    """Where a checkpoint steps aside while it is replaced."""
+    return folder.with_name(folder.name + ".previous")
+
+
+def existing(folder: Path) -> Path:
+    """Find a checkpoint, be it one whose writer was stopped between its two renames.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    if not folder.is_dir() and previous(folder).is_dir():
+        return previous(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no checkpoint there; give a folder that holds {CONFIG}, as training writes")
+    return folder
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of a checkpoint's weights, by which a result names its model.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint, or its weights cannot be read.
+    """
+    path = existing(folder) / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); get a whole copy") from error
