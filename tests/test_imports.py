@@ -65,6 +65,7 @@ ORDER = [
     "batch.files",
     "batch.attention_files",
     "batch.records",
+    "batch.ray_engine",
     "batch.listing",
     "cli",
     "__main__",
