@@ -66,6 +66,7 @@ ORDER = [
     "batch.files",
     "batch.attention_files",
     "batch.records",
+    "batch.ray_engine",
     "batch.listing",
     "batch.journal",
     "batch.formats",
