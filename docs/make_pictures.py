@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from captioner import Captioner, DecodingOptions
+from captioner.checkpoint_files import BUNDLED
 from captioner.images import load_image
-from captioner.pipeline import BUNDLED
 from captioner.visualization import filmstrip
 
 ROOT = Path(__file__).parent.parent

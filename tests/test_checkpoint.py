@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from captioner.checkpoint import load_checkpoint, load_training_state, save_checkpoint
+from captioner.checkpoint_files import BUNDLED
 from captioner.errors import CheckpointError
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import BUNDLED, Captioner
+from captioner.pipeline import Captioner
 from captioner.vocabulary import Vocabulary
 from tests.conftest import noise_photo
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import evaluate
+from captioner.checkpoint_files import BUNDLED
 from captioner.data.annotations import DATA_VARIABLE
 from captioner.evaluation.results import Evaluation
-from captioner.pipeline import BUNDLED
 
 HARD = BUNDLED.with_name("flickr8k-hard")
 needs_data = pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")

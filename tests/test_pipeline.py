@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.metrics.attention import movement
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import BUNDLED, Caption, Captioner, choose_precision
+from captioner.pipeline import Caption, Captioner, choose_precision
 from captioner.vocabulary import Vocabulary
 from tests.conftest import EXAMPLES, noise_photo
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecodingOptions
-from captioner.pipeline import BUNDLED, Captioner
+from captioner.pipeline import Captioner
 from tests.conftest import EXAMPLES
 
 APP = str(Path(__file__).parent.parent.parent / "app" / "streamlit_app.py")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage
 from captioner.data.instances import Instances
 from captioner.evaluation import measure as room
 from captioner.evaluation.measure import measure
 from captioner.images import load_image
-from captioner.pipeline import BUNDLED, Captioner
+from captioner.pipeline import Captioner
 from tests.conftest import noise_photo
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

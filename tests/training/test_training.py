@@ -19,8 +19,8 @@ import torch
 
 import train
 from captioner.checkpoint import load_checkpoint, load_training_state, read_config
+from captioner.checkpoint_files import BUNDLED
 from captioner.data.dataset import Batch
-from captioner.pipeline import BUNDLED
 from captioner.recipe import Recipe
 from captioner.training.trainer import Trainer
 
