@@ -196,11 +196,13 @@ class Captioner:
         options = options or DecodingOptions()
         self.check(options)
         read = map_ahead(self._attempt_read, images, workers=workers, ahead=2 * batch_size)
-        batches = iter(lambda: list(islice(read, batch_size)), [])
-        first, second = next(batches, []), next(batches, [])
-        if not second:
+        first = list(islice(read, batch_size))
+        more = next(read, None)
+        if more is None:
             yield from self._attempt_batch(first, options)
             return
+        rest = chain([more], read)
+        batches = chain([first], iter(lambda: list(islice(rest, batch_size)), []))
 
         def work(
             batch: Sequence[tuple[Source, Photo | ImageReadError]],
@@ -211,7 +213,7 @@ class Captioner:
         # Cores that work on batches of their own never wait for each other, as those that share one do at every layer.
         lanes = threads if on_cpu else 1
         try:
-            for results in map_ahead(work, chain([first, second], batches), workers=lanes, ahead=lanes + 1):
+            for results in map_ahead(work, batches, workers=lanes, ahead=lanes + 1):
                 yield from results
         finally:
             torch.set_num_threads(threads)
