@@ -4,7 +4,7 @@ Photos per second of `python -m captioner caption FOLDER --output FILE`, files, 
 the start of the process left out, against two yardsticks that take turns with it:
 
 - `share_of_encoder`: over the encoder alone on photos ready in memory, in its best precision and batch size here;
-- `times_plain`: over the plain way: read whole, encode and search one photo at a time, in float32, as most people write it.
+- `times_plain`: over the plain way: load, encode and beam-search one photo at a time in float32, as most people write it.
 
 Besides: where the time goes, what a start costs, how memory grows with the photos, which captions depend on batch size
 or precision, and the same command with ResNet-101 at 14 x 14 and a beam of 5, its weights made up, cut at 15 words.
@@ -28,17 +28,19 @@ from typing import get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from captioner.checkpoint import load_checkpoint, save_checkpoint
 from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
 from captioner.errors import CaptionerError
-from captioner.images import load_image, preprocess
+from captioner.images import load_image
 from captioner.models.decoder import AttentionDecoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import Captioner, Photo, Precision, choose_device
-from captioner.vocabulary import Vocabulary
+from captioner.vocabulary import Vocabulary, detokenize
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = DecodingOptions(beam_size=3)
@@ -190,41 +192,67 @@ def plain(paths: Sequence[Path], device: str) -> float:
     model, vocabulary = load_checkpoint(BUNDLED)
     where = choose_device(device)
     model.to(where)
-    preprocessing = model.encoder.preprocessing
-    mean, std = (
-        torch.tensor(values, device=where).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-    )
 
     def caption_all() -> None:
         for path in paths:
-            pixels = preprocess(load_image(path), preprocessing).to(where)
-            grid = model.encoder.network((pixels[None].float() / 255 - mean) / std)
-            plain_search(model.decoder, grid.flatten(2).transpose(1, 2), vocabulary)
+            plain_caption(model, vocabulary, path, where)
 
     return len(paths) / seconds(caption_all, where)
 
 
-def plain_search(decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary) -> list[int]:
-    """Search one photo's caption, its features repeated for every row of the beam, until all rows ended."""
-    rows = OPTIONS.beam_size
-    state = decoder.init_state(features.expand(rows, -1, -1))
-    captions = [[vocabulary.bos]] * rows
-    totals = torch.zeros(rows, 1, device=features.device)
+def plain_caption(model: ShowAttendTell, vocabulary: Vocabulary, path: Path, device: torch.device) -> str:
+    """Caption one photo: read it whole, encode it, search with its features repeated for every row of the beam."""
+    wanted = model.encoder.preprocessing
+    image = load_image(path).resize((wanted.input_size, wanted.input_size), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(image)).to(device).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (wanted.mean, wanted.std))
+    grid = model.encoder.network(((pixels - mean) / std).unsqueeze(0)).flatten(2).transpose(1, 2)
+    features = functional.layer_norm(grid, grid.shape[-1:]).expand(OPTIONS.beam_size, -1, -1)
+    decoder = model.decoder
+    keys, hidden, cell = (
+        decoder.attention.score.key(features),  # type: ignore[union-attr, operator]
+        torch.tanh(decoder.init_hidden(features.mean(1))),
+        torch.tanh(decoder.init_cell(features.mean(1))),
+    )
+    captions = [[vocabulary.bos]] * OPTIONS.beam_size
+    totals = torch.zeros(OPTIONS.beam_size, 1, device=device)
     finished: list[tuple[float, list[int]]] = []
     for t in range(OPTIONS.max_length):
-        last = torch.tensor([[caption[-1]] for caption in captions], device=features.device)
-        log_probs, *_, state = decoder.step(last, state)
-        scores = totals[: 1 if t == 0 else None] + log_probs[: 1 if t == 0 else None, 0]
-        best, index = scores.flatten().topk(rows - len(finished))
-        places = [divmod(i, scores.shape[1]) for i in index.tolist()]
+        last = torch.tensor([caption[-1] for caption in captions], device=device)
+        log_probs, hidden, cell = plain_step(decoder, last, features, keys, hidden, cell)
+        log_probs[:, [vocabulary.pad, vocabulary.bos, vocabulary.unk]] = -torch.inf
+        if t == 0:
+            log_probs[:, vocabulary.eos] = log_probs[1:] = -torch.inf
+        best, index = (totals + log_probs).flatten().topk(OPTIONS.beam_size - len(finished))
+        places = [divmod(i, log_probs.shape[1]) for i in index.tolist()]
         longer = [[*captions[row], word] for row, word in places]
-        finished += [(float(b), c) for b, c in zip(best, longer, strict=True) if c[-1] == vocabulary.eos]
-        kept = [i for i, caption in enumerate(longer) if caption[-1] != vocabulary.eos]
+        ended = [i for i, caption in enumerate(longer) if caption[-1] == vocabulary.eos]
+        finished += [(float(best[i]) / (t + 1) ** OPTIONS.length_penalty, longer[i]) for i in ended]
+        kept = [i for i in range(len(longer)) if i not in ended]
         if not kept:
             break
         captions, totals = [longer[i] for i in kept], best[kept].unsqueeze(1)
-        state = state.select(torch.tensor([places[i][0] for i in kept], device=features.device))
-    return max(finished, default=(0.0, captions[0]))[1]
+        rows = torch.tensor([places[i][0] for i in kept], device=device)
+        features, keys, hidden, cell = features[rows], keys[rows], hidden[rows], cell[rows]
+    _, tokens = max(finished, default=(0.0, captions[0]))
+    return detokenize(vocabulary.decode(tokens[1:-1]))
+
+
+def plain_step(
+    decoder: AttentionDecoder, tokens: Tensor, features: Tensor, keys: Tensor, hidden: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One word, by the formulas of the paper, for rows K: their log-probabilities (K, V), and the next state."""
+    score = decoder.attention.score  # type: ignore[union-attr]
+    energies = score.energy(torch.tanh(keys + score.query(hidden).unsqueeze(1))).squeeze(-1)  # type: ignore[operator, union-attr]
+    alpha = torch.softmax(energies, -1)
+    context = torch.sigmoid(decoder.gate(hidden)) * (alpha.unsqueeze(-1) * features).sum(1)
+    embedded = decoder.embedding(tokens)
+    gates = decoder.lstm_word(embedded) + decoder.lstm_state(torch.cat([context, hidden], 1))
+    i, f, g, o = gates.chunk(4, 1)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    hidden = torch.sigmoid(o) * torch.tanh(cell)
+    deep = embedded + decoder.output_hidden(hidden) + decoder.output_context(context)
+    return torch.log_softmax(decoder.output_word(deep), -1), hidden, cell
 
 
 def save_tutorial(folder: Path) -> Path:

@@ -7,9 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import caption as captioning
 from benchmarks import gradient_variance, memory, self_critical, training_cost
 from benchmarks import train as training_speed
+from captioner.checkpoint import load_checkpoint
+from captioner.checkpoint_files import BUNDLED
+from captioner.pipeline import Captioner
+from tests.conftest import EXAMPLES
 
 
 @pytest.fixture
@@ -101,3 +107,12 @@ def test_training_cost_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFi
 def test_training_cost_refuses_what_cannot_be_measured(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert training_cost.main(["recipes/coco-soft.toml", *wrong]) == 1
     assert "--photos needs at least 2" in capsys.readouterr().err
+
+
+def test_the_plain_way_to_caption_is_the_same_model(captioner: Captioner) -> None:
+    model, vocabulary = load_checkpoint(BUNDLED)
+    photos = sorted(EXAMPLES.glob("*.jpg"))
+    with torch.inference_mode():
+        plain = [captioning.plain_caption(model, vocabulary, path, torch.device("cpu")) for path in photos]
+    ours = [caption.text for caption in captioner.caption_many(photos, captioning.OPTIONS)]
+    assert sum(a == b for a, b in zip(plain, ours, strict=True)) >= len(photos) - 1  # their beams end otherwise

@@ -153,9 +153,8 @@ class ImageEncoder(nn.Module):
     def _see(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.preprocessing.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=pixels.device).view(3, 1, 1)
-        images = (pixels.float() / 255 - mean) / std
-        weight_type = next(self.network.parameters()).dtype
-        images = images.to(weight_type, memory_format=torch.channels_last)
+        images = pixels.float().div_(255).sub_(mean).div_(std).to(next(self.network.parameters()).dtype)
+        images = images.contiguous(memory_format=torch.channels_last)
         return cast(Tensor, self.network(images)).flatten(2).transpose(1, 2)  # (B, D, rows, cols) -> (B, L, D)
 
 
