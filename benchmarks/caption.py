@@ -4,7 +4,7 @@ Photos per second of `python -m captioner caption FOLDER --output FILE`, files, 
 the start of the process left out, against two yardsticks that take turns with it:
 
 - `share_of_encoder`: over the encoder alone on photos ready in memory, in its best precision and batch size here;
-- `times_plain`: over the plain way: load, encode and beam-search one photo at a time in float32, as most people write it.
+- `times_plain`: over the plain way: load, encode and beam-search one at a time in float32, as most people write it.
 
 Besides: where the time goes, what a start costs, how memory grows with the photos, which captions depend on batch size
 or precision, and the same command with ResNet-101 at 14 x 14 and a beam of 5, its weights made up, cut at 15 words.
@@ -71,7 +71,7 @@ def measure(source: Path, device: str, quick: bool, folder: Path) -> dict[str, o
     originals = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not originals:
         raise CaptionerError(f"{source}: no photo in it; give a folder of JPEG or PNG photos")
-    photos = repeat(originals, 100 if quick else 500, folder / "photos")
+    photos = repeat(originals, 200 if quick else 500, folder / "photos")
     tutorial = save_tutorial(folder / "resnet101")
     paths = sorted(photos.iterdir())
     captioner = Captioner.load(device=device)
@@ -204,7 +204,7 @@ def plain_caption(model: ShowAttendTell, vocabulary: Vocabulary, path: Path, dev
     """Caption one photo: read it whole, encode it, search with its features repeated for every row of the beam."""
     wanted = model.encoder.preprocessing
     image = load_image(path).resize((wanted.input_size, wanted.input_size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(image)).to(device).permute(2, 0, 1).float() / 255
+    pixels = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (wanted.mean, wanted.std))
     grid = model.encoder.network(((pixels - mean) / std).unsqueeze(0)).flatten(2).transpose(1, 2)
     features = functional.layer_norm(grid, grid.shape[-1:]).expand(OPTIONS.beam_size, -1, -1)

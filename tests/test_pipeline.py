@@ -14,7 +14,7 @@ from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, Mode
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.metrics.attention import movement
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import Caption, Captioner, choose_precision
+from captioner.pipeline import Caption, Captioner, _batches, choose_precision
 from captioner.vocabulary import Vocabulary
 from tests.conftest import EXAMPLES, noise_photo
 
@@ -113,7 +113,17 @@ def test_photos_are_read_as_they_are_needed(tiny_model: ShowAttendTell, vocabula
     for given in range(1, 61):
         next(stream)
         ahead.append(taken - given)
-    assert max(ahead) <= 2 * (2 + torch.get_num_threads() + 2)
+    assert max(ahead) <= 2 * (2 + 3 + torch.get_num_threads() + 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(0, []), (1, [1]), (2, [1, 1]), (5, [2, 3]), (8, [4, 4]), (9, [2, 2, 2, 3]), (15, [4, 2, 3, 3, 3]), (16, [4] * 4)],
+)
+def test_the_end_of_a_stream_is_shared_among_the_lanes(count: int, sizes: list[int]) -> None:
+    batches = list(_batches(range(count), size=4, lanes=2))
+    assert [len(batch) for batch in batches] == sizes
+    assert [item for batch in batches for item in batch] == list(range(count))
 
 
 def test_threads_are_as_many_afterwards(tiny_model: ShowAttendTell, vocabulary: Vocabulary) -> None:
