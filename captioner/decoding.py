@@ -232,6 +232,8 @@ def beam_search(
         Per image at least one and at most `beam_size`, best first.
     """
     beams, limit = options.beam_size, options.max_length
+    # Sizes of the batch are few, for matrix products of every new size are prepared anew, and what is prepared is kept.
+    part = max(1, images // 8)
     live = torch.arange(images, device=device)  # (b,) those not dropped from the batch
     token = torch.full((images, beams), special.bos, device=device)
     log_prob = torch.full((images, beams), -torch.inf, device=device)
@@ -255,12 +257,15 @@ def beam_search(
         chosen = all_log_probs.flatten(1).gather(1, row * vocabulary + token)
         steps.append(_Step(live, token, row, chosen, alpha, location))
         state = state.reorder(row)
-        going = (~finished.full(live)).nonzero().squeeze(1)
-        if not len(going):
+        done = finished.full(live)
+        going = int((~done).sum())
+        if not going:
             break
+        size = math.ceil(going / part) * part
         # Leaving images out means copying the features of those that stay, which a few would not be worth.
-        if len(going) <= _WORTH_DROPPING * len(live):
-            live, token, log_prob, state = live[going], token[going], log_prob[going], state.select(going)
+        if size <= _WORTH_DROPPING * len(live):
+            stay = done.int().argsort(stable=True)[:size]  # those that go on, and so many more
+            live, token, log_prob, state = live[stay], token[stay], log_prob[stay], state.select(stay)
     rows = torch.arange(beams, device=device).expand(len(live), -1)
     cut.merge(live, log_prob, rows, len(steps), 0, options)
     return [

@@ -197,7 +197,7 @@ class Captioner:
                 raise CaptionerError(f"{name} = {value} must be at least 1")
         options = options or DecodingOptions()
         self.check(options)
-        read = map_ahead(self._attempt_read, images, workers=workers, ahead=2 * batch_size)
+        read = map_ahead(self._attempt_read, images, workers=workers, ahead=batch_size)
         # Cores that work on batches of their own never wait for each other, as those that share one do at every layer.
         lanes = threads if on_cpu else 1
         batches = _batches(read, batch_size, lanes)
@@ -205,6 +205,8 @@ class Captioner:
         if second is None:
             yield from self._attempt_batch(first, options)
             return
+        batches = chain([first, second], batches)
+        del first, second  # or their pixels would be kept to the end
 
         def work(
             batch: Sequence[tuple[Source, Photo | ImageReadError]],
@@ -213,7 +215,7 @@ class Captioner:
             return self._attempt_batch(batch, options)
 
         try:
-            for results in map_ahead(work, chain([first, second], batches), workers=lanes, ahead=lanes + 1):
+            for results in map_ahead(work, batches, workers=lanes, ahead=lanes + 1):
                 yield from results
         finally:
             torch.set_num_threads(threads)
@@ -291,7 +293,7 @@ class Captioner:
 def _batches(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item]]:
     """Cut a stream into batches, its end into equally many for every lane, so that none is left idle by the last."""
     stream = iter(items)
-    ahead = list(islice(stream, 2 * size))
+    ahead = list(islice(stream, size))
     while len(more := list(islice(stream, size))) == size:
         yield ahead[:size]
         ahead = ahead[size:] + more
