@@ -49,7 +49,8 @@ def cluster() -> Iterator[None]:
 def job(tiny_model: ShowAttendTell, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setattr(ray_engine, "FILES_PER_TASK", max(2, PHOTOS // 16))
     save_checkpoint(tmp_path / "model", tiny_model, vocabulary)
-    return Job(tmp_path / "model", "model", DecodingOptions(beam_size=2, max_length=6))
+    options = DecodingOptions(beam_size=2, max_length=6)
+    return Job(tmp_path / "model", "model", options, precision="float32")  # exact, whatever the batch
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_every_photo_comes_once_with_its_caption_and_a_broken_one_as_an_error(
     assert outcomes[3].record is None
     assert str(broken) in (outcomes[3].error or "")
     good = files[:3] + files[4:]
-    captions = Captioner.load(job.checkpoint).caption_many([file.path for file in good], job.options)
+    captions = Captioner.load(job.checkpoint, precision="float32").caption_many([file.path for file in good], job.options)
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     assert [(record["image"], record["caption"]) for record in records] == [
         (file.path, caption.text) for file, caption in zip(good, captions, strict=True)
@@ -122,6 +123,7 @@ def test_an_actor_killed_in_the_middle_loses_nothing_and_nothing_comes_twice(
     assert len(workers) > 1, "a successor went on"
 
 
+@pytest.mark.skipif(PHOTOS < 100, reason="takes Ray half a minute: set CAPTIONER_RAY_PHOTOS=500")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kills its own process")
 @pytest.mark.usefixtures("cluster")
 def test_what_kills_every_actor_is_given_up_and_the_rest_captioned(
