@@ -197,7 +197,8 @@ def preprocess(image: Image.Image, config: PreprocessingConfig) -> Tensor:
     pixels = np.array(image)[top:bottom, left:right].transpose(2, 0, 1)
     if pixels.shape[1:] == size:
         # Copied by NumPy: this runs in readers' threads, where a parallel operation of torch would keep cores spinning
-        # that the model needs. The one below is not parallel.
+        # that the model needs. The one below is not parallel for bytes.
         return torch.from_numpy(pixels.copy())
-    # As Pillow resizes, in a quarter of the time.
+    # Within rounding what Pillow's resize gives for photos that shrink or grow both ways, in a quarter of its time
+    # (docs/decisions.md).
     return functional.interpolate(torch.from_numpy(pixels)[None], size, mode="bicubic", antialias=True)[0]

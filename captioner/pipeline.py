@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -191,7 +193,7 @@ class Captioner:
         if batch_size is None:
             batch_size = _CPU_BATCH if on_cpu else _GPU_BATCH
         if workers is None:
-            workers = max(2, threads // 4 if on_cpu else threads)
+            workers = max(2, threads // 4 if on_cpu else os.cpu_count() or 1)
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise CaptionerError(f"{name} = {value} must be at least 1")
@@ -208,17 +210,10 @@ class Captioner:
         batches = chain([first, second], batches)
         del first, second  # or their pixels would be kept to the end
 
-        def work(
-            batch: Sequence[tuple[Source, Photo | ImageReadError]],
-        ) -> list[tuple[Source, Caption | ImageReadError]]:
-            torch.set_num_threads(1)  # of this thread, and of those begun from now on
-            return self._attempt_batch(batch, options)
-
-        try:
-            for results in map_ahead(work, batches, workers=lanes, ahead=lanes + 1):
-                yield from results
-        finally:
-            torch.set_num_threads(threads)
+        work = partial(self._attempt_batch, options=options)
+        alone = partial(_compute_alone, threads)
+        for results in map_ahead(work, batches, workers=lanes, ahead=lanes + 1, prepare=alone):
+            yield from results
 
     def check(self, options: DecodingOptions) -> None:
         """Refuse options that the model cannot follow.
@@ -304,6 +299,15 @@ def _batches(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item
         yield ahead[part * len(ahead) // parts : (part + 1) * len(ahead) // parts]
 
 
+def _compute_alone(others: int) -> None:
+    """Have this thread compute by itself; new threads go on with `others` threads each."""
+    torch.set_num_threads(1)
+    # That was for this thread and for those to come; the latter is taken back by one of them.
+    thread = threading.Thread(target=torch.set_num_threads, args=(others,))
+    thread.start()
+    thread.join()
+
+
 def search(
     decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary, options: DecodingOptions
 ) -> list[list[Hypothesis]]:
@@ -338,9 +342,12 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
     if name != "auto":
         return cast(torch.dtype, getattr(torch, name))
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = torch.cuda.get_device_properties(device).major >= 8
     else:
-        fast = any(torch.cpu.get_capabilities().get(units, False) for units in ("amx_bf16", "avx512_bf16", "bf16"))
+        units = torch.cpu.get_capabilities()
+        # The units alone are of no use without a library that has kernels for them.
+        native = any(units.get(unit) for unit in ("amx_bf16", "avx512_bf16", "bf16"))
+        fast = native and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -13,15 +13,20 @@ Result = TypeVar("Result")
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    ahead: int,
+    prepare: Callable[[], object] = lambda: None,
 ) -> Iterator[Result]:
     """Yield `function(item)` for every item, in order, with at most `ahead` results waiting.
 
-    An error in `function` is raised when its turn comes. Pillow and NumPy release the interpreter lock
-    for the heavy part, so threads suffice and nothing is copied between processes.
+    Every thread calls `prepare` before it begins. An error in `function` is raised when its turn comes. Pillow and
+    NumPy release the interpreter lock for the heavy part, so threads suffice and nothing is copied between processes.
     """
     source = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=prepare) as pool:
         waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, ahead))
         try:
             while waiting:

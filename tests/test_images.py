@@ -81,6 +81,14 @@ def test_a_small_jpeg_is_read_as_it_is() -> None:
     assert torch.equal(pixels, preprocess(load_image(path), config))
 
 
+@pytest.mark.parametrize("side", [96, 300, 384, 600])
+def test_photos_are_resized_as_pillow_does(side: int) -> None:
+    image = load_image(EXAMPLES / "astronaut.jpg")
+    pixels = preprocess(image, PreprocessingConfig(side, HALF, HALF)).permute(1, 2, 0).numpy().astype(int)
+    expected = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(pixels - expected).mean() < 0.1
+
+
 def test_transparency_is_laid_on_white() -> None:
     image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     image.putpixel((1, 0), (0, 0, 255, 255))

@@ -126,12 +126,13 @@ def test_the_end_of_a_stream_is_shared_among_the_lanes(count: int, sizes: list[i
     assert [item for batch in batches for item in batch] == list(range(count))
 
 
-def test_threads_are_as_many_afterwards(tiny_model: ShowAttendTell, vocabulary: Vocabulary) -> None:
+def test_other_threads_keep_their_cores(tiny_model: ShowAttendTell, vocabulary: Vocabulary) -> None:
     before = torch.get_num_threads()
     photos = [noise_photo(seed) for seed in range(5)]
-    assert len(list(Captioner(tiny_model, vocabulary).caption_many(photos, batch_size=1))) == 5
-    with ThreadPoolExecutor(1) as pool:
-        assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == before
+    for _ in Captioner(tiny_model, vocabulary).caption_many(photos, batch_size=1):
+        # In the middle of it, too: others may caption at the same time, or have begun a stream and left it.
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == before
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000)])

@@ -48,7 +48,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="expectation",
         help="what hard attention sees: all locations, the likeliest, or one at random (default: expectation)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="of --context sample (default: 0)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of --context sample, whose draws depend on how photos fall into batches, too (default: 0)",
+    )
     add("--batch-size", type=_positive, metavar="N", help="photos captioned at once (default: by the device)")
     add("--workers", type=_positive, metavar="N", help="threads that read photos (default: by the machine)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -95,9 +101,13 @@ def _caption(arguments: argparse.Namespace) -> int:
     # Not before: these take their time to import, which `--help` and wrong usage should not cost.
     from captioner.batch.files import where
     from captioner.batch.listing import Listing
-    from captioner.batch.run import Request, run
+    from captioner.batch.run import Request, journal_path, run
 
     output = _output(arguments)
+    if output and arguments.errors:
+        taken = [os.path.realpath(path) for path in (output, journal_path(output, arguments.format))]
+        if os.path.realpath(arguments.errors) in taken:
+            arguments.usage_error("argument --errors: captions or their records are written there; choose another file")
     job = _job(arguments, output)
     # In full, so that the folder's file can be gone on with from any working folder.
     paths = [where(path) for path in arguments.paths] if arguments.format == "hf" else arguments.paths
@@ -129,8 +139,6 @@ def _find_fault(arguments: argparse.Namespace) -> str | None:
         return "argument --output: --format hf needs it unless one folder is captioned; name FOLDER/metadata.jsonl"
     if arguments.attention != "none" and not output and kind != "hf":
         return "argument --attention: goes into a folder beside the output, so it needs --output FILE"
-    if output and arguments.errors and os.path.realpath(output) == os.path.realpath(arguments.errors):
-        return "argument --errors: is the output, too; choose another file"
     return None
 
 

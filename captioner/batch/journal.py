@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from array import array
@@ -161,7 +162,8 @@ class Journal:
 
     def finish(self) -> None:
         """Leave every photo in the file once, and make of it what was asked for."""
-        self._start_anew()
+        if self._fresh:
+            return  # no row came to take the place of what is there
         self._remove = False
         if self._superseded:
             self._drop_superseded()
@@ -205,8 +207,9 @@ def _open_locked(path: Path) -> FileIO:
                 file.close()
                 raise CaptionerError(f"{path}: another run is writing it; wait for its end, or choose another --output")
             # A run that has just ended may have put another file in its place.
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
+            with contextlib.suppress(FileNotFoundError):  # or have removed it
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
             file.close()
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -84,16 +84,20 @@ class Report:
     ----------
     bar : tqdm
         Moved on with each photo.
-    errors : binary file, optional
-        Where failures are written; None for standard error.
     fail_fast : bool
         Whether one failure is enough.
+
+    Attributes
+    ----------
+    errors : binary file, optional
+        Where failures are written; None for standard error.
     """
 
-    def __init__(self, bar: tqdm[None], errors: BinaryIO | None = None, fail_fast: bool = False) -> None:
+    def __init__(self, bar: tqdm[None], fail_fast: bool = False) -> None:
+        self.errors: BinaryIO | None = None
         self.captioned = self.skipped = self.failed = self.left_out = 0
         self.interrupted = False
-        self._bar, self._errors, self._fail_fast = bar, errors, fail_fast
+        self._bar, self._fail_fast = bar, fail_fast
         self._started = self._ended = 0.0
 
     @property
@@ -120,11 +124,11 @@ class Report:
     def fail(self, image: str, error: str) -> None:
         """Count a photo, or a folder, that cannot be read, and say why."""
         self.failed += 1
-        if self._errors:
+        if self.errors:
             try:
-                self._errors.write(to_line({"image": image, "error": error}))
+                self.errors.write(to_line({"image": image, "error": error}))
             except OSError as fault:
-                raise cannot_write(Path(self._errors.name), fault) from fault
+                raise cannot_write(Path(self.errors.name), fault) from fault
         else:
             self.say(f"failed: {error}")
         self._bar.update()
@@ -158,9 +162,11 @@ def run(request: Request, engine: Engine) -> Report:
         shown = not request.quiet and not request.dry_run and sys.stderr.isatty()
         total = request.listing.count() if shown else None
         bar = stack.enter_context(tqdm(total=total, unit="photo", disable=not shown))
-        errors = None if request.dry_run else stack.enter_context(_errors(request.errors))
-        report = Report(bar, errors, request.fail_fast)
+        report = Report(bar, request.fail_fast)
         destination = stack.enter_context(contextlib.closing(_destination(request, report)))
+        if not request.dry_run:
+            # Only now: another run may be writing both.
+            report.errors = stack.enter_context(_errors(request.errors))
         files = _undone(request.listing, destination, report)
         if request.dry_run:
             _show(files, report)

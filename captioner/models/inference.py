@@ -49,7 +49,7 @@ def fold_batch_norm(network: nn.Module) -> int:
     calls = [node.target for node in nodes]
     folded = 0
     for node in nodes:
-        before = node.args[0]
+        before = next(iter(node.args), None)
         if not isinstance(before, fx.Node) or before.op != "call_module":
             continue
         conv, norm = modules[cast(str, before.target)], modules[cast(str, node.target)]

@@ -189,6 +189,34 @@ def test_a_full_disk_is_one_clear_line_and_leaves_whole_rows(
     assert kept.endswith(b"\n")
 
 
+def test_overwrite_keeps_what_is_there_if_every_photo_fails(photos: Path, tmp_path: Path, caption: Caption) -> None:
+    output = tmp_path / "out.jsonl"
+    assert caption(photos, "--output", output) == 0
+    before = output.read_bytes()
+    for path in photos.iterdir():
+        path.write_text("not a photo any more")
+    assert caption(photos, "--output", output, "--existing", "overwrite") == 3
+    assert output.read_bytes() == before
+
+
+def test_a_refused_run_leaves_the_errors_of_another_alone(photos: Path, tmp_path: Path, caption: Caption) -> None:
+    output, errors = tmp_path / "out.jsonl", tmp_path / "errors.jsonl"
+    assert caption(photos, "--output", output) == 0
+    errors.write_text("another run's\n")
+    assert caption(photos, "--output", output, "--errors", errors, "--existing", "error") == 1
+    assert errors.read_text() == "another run's\n"
+
+
+def test_errors_do_not_go_into_the_records(photos: Path, tmp_path: Path, caption: Caption) -> None:
+    output, records = tmp_path / "out.csv", tmp_path / "out.csv.jsonl"
+    assert caption(photos, "--output", output, "--format", "csv") == 0
+    before = records.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        caption(photos, "--output", output, "--format", "csv", "--errors", records)
+    assert stopped.value.code == 2
+    assert records.read_bytes() == before
+
+
 def test_a_linked_output_stays_a_link(photos: Path, tmp_path: Path, caption: Caption, other: Path) -> None:
     (tmp_path / "real").mkdir()
     output = tmp_path / "out.jsonl"
@@ -233,14 +261,14 @@ def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
 def test_a_run_killed_again_and_again_ends_with_the_same_file(tmp_path: Path, tiny: Path, caption: Caption) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    # More than are captioned, at 300 a second, before the last kill.
-    total = 100 * KILLS
+    # More than are captioned before the last kill, at 3,000 a second.
+    total = 400 * KILLS
     for index in range(total):
         if index < 5:
             noise_photo(index).save(folder / f"photo{index}.jpg")
         else:
             os.link(folder / f"photo{index % 5}.jpg", folder / f"photo{index}.jpg")
-    options = ["--batch-size", "1", "--format", "csv"]
+    options = ["--batch-size", "1", "--format", "csv", "--precision", "float32"]
     whole, output, journal = tmp_path / "whole.csv", tmp_path / "killed.csv", tmp_path / "killed.csv.jsonl"
     assert caption(folder, "--output", whole, *options) == 0
     arguments = [folder, "--output", output, "--checkpoint", tiny, "--device", "cpu", *options]

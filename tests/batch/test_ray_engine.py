@@ -50,7 +50,7 @@ def job(tiny_model: ShowAttendTell, vocabulary: Vocabulary, tmp_path: Path, monk
     monkeypatch.setattr(ray_engine, "FILES_PER_TASK", max(2, PHOTOS // 16))
     save_checkpoint(tmp_path / "model", tiny_model, vocabulary)
     options = DecodingOptions(beam_size=2, max_length=6)
-    return Job(tmp_path / "model", "model", options, precision="float32")  # exact, whatever the batch
+    return Job(tmp_path / "model", "model", options, precision="float32")
 
 
 @pytest.fixture
@@ -88,7 +88,9 @@ def test_every_photo_comes_once_with_its_caption_and_a_broken_one_as_an_error(
     assert outcomes[3].record is None
     assert str(broken) in (outcomes[3].error or "")
     good = files[:3] + files[4:]
-    captions = Captioner.load(job.checkpoint, precision="float32").caption_many([file.path for file in good], job.options)
+    captions = Captioner.load(job.checkpoint, precision="float32").caption_many(
+        [file.path for file in good], job.options
+    )
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     assert [(record["image"], record["caption"]) for record in records] == [
         (file.path, caption.text) for file, caption in zip(good, captions, strict=True)

@@ -46,3 +46,11 @@ def test_an_output_makes_no_sense_with_text_files(photos: Path, caption: Caption
         caption(photos, "--format", "txt", "--output", "out.txt")
     assert caught.value.code == 2
     assert "argument --output: --format txt" in capsys.readouterr().err
+
+
+def test_a_photo_named_like_a_text_file_is_not_written_over(photos: Path, caption: Caption, capsys: Output) -> None:
+    photo = (photos / "photo0.jpg").rename(photos / "photo0.txt")
+    before = photo.read_bytes()
+    assert caption(photo, "--format", "txt", "--existing", "overwrite") == 3
+    assert photo.read_bytes() == before
+    assert "would take its place" in capsys.readouterr().err
