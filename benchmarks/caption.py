@@ -44,6 +44,7 @@ from captioner.vocabulary import Vocabulary, detokenize
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = DecodingOptions(beam_size=3)
+PHOTOS, QUICK_PHOTOS = 500, 200
 MEMORY_SIZES, QUICK_MEMORY_SIZES = (100, 1_000, 10_000), (50, 200)
 TUTORIAL_VOCABULARY = 9_490  # words of COCO's captions that occur five times
 
@@ -71,7 +72,7 @@ def measure(source: Path, device: str, quick: bool, folder: Path) -> dict[str, o
     originals = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not originals:
         raise CaptionerError(f"{source}: no photo in it; give a folder of JPEG or PNG photos")
-    photos = repeat(originals, 200 if quick else 500, folder / "photos")
+    photos = repeat(originals, QUICK_PHOTOS if quick else PHOTOS, folder / "photos")
     tutorial = save_tutorial(folder / "resnet101")
     paths = sorted(photos.iterdir())
     captioner = Captioner.load(device=device)

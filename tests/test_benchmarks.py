@@ -116,3 +116,19 @@ def test_the_plain_way_to_caption_is_the_same_model(captioner: Captioner) -> Non
         plain = [captioning.plain_caption(model, vocabulary, path, torch.device("cpu")) for path in photos]
     ours = [caption.text for caption in captioner.caption_many(photos, captioning.OPTIONS)]
     assert sum(a == b for a, b in zip(plain, ours, strict=True)) >= len(photos) - 1  # their beams end otherwise
+
+
+def test_captioning_speed_ends_with_its_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(captioning, "QUICK_PHOTOS", 10)
+    monkeypatch.setattr(captioning, "QUICK_MEMORY_SIZES", (2,))
+    # As good as the large model to see that the command runs.
+    monkeypatch.setattr(captioning, "save_tutorial", lambda folder: BUNDLED)
+    assert captioning.main(["--quick", "--device", "cpu"]) == 0
+    found = figures(capsys)
+    assert found["images_per_s"] > 0
+    assert 0 < found["share_of_encoder"] < 2
+    assert found["times_plain"] > 0
+    assert found["peak_megabytes"]["2"] > 100  # type: ignore[index]
+    assert found["differ_by_batch_size_float32"] == 0
