@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -212,10 +214,28 @@ def _caption(files: Iterator[ImageFile], job: Job, engine: Engine, destination: 
         if outcome.record is None:
             report.fail(outcome.file.path, outcome.error or "")
         else:
-            destination.write(outcome.file, outcome.record)
-            report.caption()
+            with _uninterrupted():
+                destination.write(outcome.file, outcome.record)
+                report.caption()
         if report.stop:
             return
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back, so that a row that is written is counted, too."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _show(files: Iterator[ImageFile], report: Report) -> None:

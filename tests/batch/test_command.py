@@ -18,7 +18,9 @@ import pytest
 
 from captioner import checkpoint_files
 from captioner.batch.job import ImageFile, Job, Outcome
+from captioner.batch.journal import Journal
 from captioner.batch.local import run_local
+from captioner.batch.records import Record
 from captioner.checkpoint_files import BUNDLED
 from captioner.cli import main
 from captioner.config import DecodingOptions
@@ -284,6 +286,23 @@ def test_ctrl_c_ends_a_run_with_its_rows_kept(tmp_path: Path, tiny: Path) -> Non
     assert "Traceback" not in errors
     assert 0 < len(rows(output)) < 1500
     assert errors.startswith(f"{len(rows(output))} captioned, 0 skipped, 0 failed")
+
+
+def test_a_row_that_is_written_is_counted_though_ctrl_c_comes_right_then(
+    photos: Path, tmp_path: Path, caption: Caption, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    write = Journal.write
+
+    def interrupted(journal: Journal, file: ImageFile, record: Record) -> None:
+        write(journal, file, record)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "write", interrupted)
+    output = tmp_path / "out.jsonl"
+    assert caption(photos, "--output", output) == 130
+    assert len(rows(output)) == 1
+    assert capsys.readouterr().err.startswith("1 captioned, 0 skipped, 0 failed")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_reader_that_has_enough_ends_the_run(photos: Path, tiny: Path) -> None:
