@@ -290,8 +290,8 @@ def _batches(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item
     stream = iter(items)
     ahead = list(islice(stream, size))
     while len(more := list(islice(stream, size))) == size:
-        yield ahead[:size]
-        ahead = ahead[size:] + more
+        yield ahead
+        ahead = more
     ahead += more
     rounds = math.ceil(len(ahead) / (size * lanes))
     parts = min(len(ahead), rounds * lanes)
