@@ -22,7 +22,7 @@ from captioner.evaluation.results import Evaluation, PhotoResult
 from captioner.images import ImageSource
 from captioner.metrics.score import CorpusScore, Floats, interval
 from captioner.pipeline import Caption, Captioner
-from tests.app.test_browser import ARGUMENTS, CHROMIUM
+from tests.app.conftest import ARGUMENTS, CHROMIUM
 from tests.conftest import noise_photo
 
 NASTY = """<script>alert("1 & 2")</script> it's"""

@@ -1,0 +1,10 @@
+"""A page."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+
+def show() -> None:
+    """Lay out the page."""
+    st.title("about")

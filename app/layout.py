@@ -1,0 +1,26 @@
+"""What all pages share: their style, and how they speak of what went wrong."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+
+import streamlit as st
+
+_STYLE = Path(__file__).with_name("style.css")
+
+
+def use_style() -> None:
+    """Add the style sheet to the page."""
+    st.html(_STYLE)
+
+
+def show_error(message: str) -> None:
+    """Say what is wrong and what to do about it."""
+    st.error(plain(message))
+
+
+def plain(text: str) -> str:
+    """Escape what Markdown would take for markup, such as a link in a file's name."""
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)

@@ -1,0 +1,86 @@
+"""The models behind the pages: each loaded once for all visitors, who use it one at a time.
+
+Nothing here imports torch before a model is loaded, so that the first page is there before it.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app.arguments import arguments
+from app.photos import TURN, Upload
+from captioner.checkpoint_files import BUNDLED
+from captioner.config import DecodingOptions
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Caption, Captioner
+
+SOFT, HARD = "Soft attention", "Hard attention"
+_LOADING = threading.Lock()
+
+
+def checkpoints() -> dict[str, Path]:
+    """Checkpoints to choose from by their names on the page; the first is what a visitor meets."""
+    chosen = arguments().checkpoint
+    own = {} if chosen is None or chosen.resolve() == BUNDLED.resolve() else {chosen.resolve().name: chosen}
+    return own | {SOFT: BUNDLED, HARD: BUNDLED.with_name("flickr8k-hard")}
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def _captioner(checkpoint: Path) -> Captioner:
+    from captioner.pipeline import Captioner
+
+    return Captioner.load(checkpoint)
+
+
+def captioner(checkpoint: Path) -> Captioner:
+    """Give the one model of all visitors.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no whole checkpoint.
+    """
+    with _LOADING:
+        return _captioner(checkpoint)
+
+
+def is_hard(checkpoint: Path) -> bool:
+    """Whether a model looks at one place at a time."""
+    return captioner(checkpoint).model.decoder.config.attention == "hard"
+
+
+@st.cache_resource(show_spinner=False)
+def load_early() -> None:
+    """Start to load the first model while the visitor still looks for a photo."""
+    first = next(iter(checkpoints().values()))
+    threading.Thread(target=_load_quietly, args=(first,), daemon=True).start()
+
+
+def _load_quietly(checkpoint: Path) -> None:
+    try:
+        captioner(checkpoint)
+    except Exception:
+        return  # whoever asks for a caption will be told
+
+
+def caption(upload: Upload, checkpoint: Path, options: DecodingOptions) -> Caption:
+    """Caption a photo; one that was captioned with the same options is not computed again.
+
+    Raises
+    ------
+    CaptionerError
+        If it cannot be read, or the model cannot follow the options.
+    """
+    return _caption(upload.digest, checkpoint, options, upload)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _caption(digest: str, checkpoint: Path, options: DecodingOptions, _upload: Upload) -> Caption:
+    model = captioner(checkpoint)
+    with TURN:
+        return model.caption(_upload.data, options)
