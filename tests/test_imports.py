@@ -15,6 +15,8 @@ ORDER = [
     "prefetch",
     "vocabulary",
     "images",
+    "sight",
+    "hypotheses",
     "models.encoder",
     "models.attention",
     "models.decoder",
