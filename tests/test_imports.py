@@ -74,6 +74,7 @@ ORDER = [
     "batch.local",
     "batch.run",
     "batch.command",
+    "serve",
     "cli",
     "__main__",
 ]
