@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: app test lint clean
 
 app: $(VENV)/app.stamp
-	$(BIN)/streamlit run app/streamlit_app.py
+	$(BIN)/captioner app
 
 test: $(VENV)/test.stamp lint
 	$(BIN)/pytest

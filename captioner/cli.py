@@ -10,6 +10,7 @@ from pathlib import Path
 from captioner.batch.command import INTERRUPTED, OK, SOME_FAILED
 from captioner.batch.command import add_parser as add_caption_parser
 from captioner.errors import CaptionerError
+from captioner.serve import add_parser as add_app_parser
 
 FATAL = 1
 
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_caption_parser(commands)
+    add_app_parser(commands)
     plot = commands.add_parser("plot", help="draw loss and scores of training runs")
     plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder that train.py wrote, or its metrics")
     plot.add_argument(

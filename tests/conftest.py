@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import Browser
 
 from captioner.config import DecoderConfig, EncoderConfig, ModelConfig
 from captioner.data.dataset import Batch, Totals
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import Captioner
 from captioner.vocabulary import Vocabulary
+from tests.app.browsing import CHROMIUM, browsing
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -20,6 +23,15 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def captioner() -> Captioner:
     """The bundled model."""
     return Captioner.load(device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real Chromium, one for all tests: Playwright allows no second at the same time."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine; install Debian's chromium")
+    with browsing() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert caught.value.code == 2
 
 
-def test_help_does_not_load_torch() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "captioner", "--help"]
+@pytest.mark.parametrize("command", [[], ["app"]])
+def test_help_does_not_load_torch(command: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "captioner", *command, "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "captioner.cli" in result.stderr
-    assert not any(name in result.stderr for name in ("torch", "numpy", "PIL"))
+    assert not any(name in result.stderr for name in ("torch", "numpy", "PIL", "streamlit"))
 
 
 def test_a_data_set_is_checked_before_training(

@@ -76,6 +76,7 @@ ORDER = [
     "batch.local",
     "batch.run",
     "batch.command",
+    "serve",
     "cli",
     "__main__",
 ]

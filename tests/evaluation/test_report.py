@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError
@@ -22,7 +22,6 @@ from captioner.evaluation.results import Evaluation, PhotoResult
 from captioner.images import ImageSource
 from captioner.metrics.score import CorpusScore, Floats, interval
 from captioner.pipeline import Caption, Captioner
-from tests.app.conftest import ARGUMENTS, CHROMIUM
 from tests.conftest import noise_photo
 
 NASTY = """<script>alert("1 & 2")</script> it's"""
@@ -317,25 +316,22 @@ def test_a_real_model_fills_the_page(tmp_path: Path, photos: dict[str, Path], ca
     assert re.findall(r"</small>(\w+)<", html) == [word for words in said for word in words]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; install Debian's chromium")
-def test_a_browser_shows_it_within_a_narrow_screen(tmp_path: Path, photos: dict[str, Path]) -> None:
+def test_a_browser_shows_it_within_a_narrow_screen(tmp_path: Path, photos: dict[str, Path], browser: Browser) -> None:
     report(tmp_path, [evaluation(30), evaluation(30, "a-rather-long-name-of-a-run, beam 3")], photos, Stub(words=12))
     url = (tmp_path / "new" / "report.html").as_uri()
     strangers: list[str] = []
     errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
-        page.on("request", lambda request: strangers.append(request.url) if request.url[:5] != "data:" else None)
-        page.on("console", lambda message: errors.append(message.text))
-        for width in (400, 1280):
-            page.set_viewport_size({"width": width, "height": 800})
-            page.goto(url)
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        page.emulate_media(color_scheme="light")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
-        browser.close()
+    page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
+    page.on("request", lambda request: strangers.append(request.url) if request.url[:5] != "data:" else None)
+    page.on("console", lambda message: errors.append(message.text))
+    for width in (400, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(url)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    page.close()
     assert strangers == [url, url]
     assert errors == []
