@@ -15,16 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from captioner.checkpoint_files import (
-    CONFIG,
-    FORMAT,
-    TRAINING,
-    VOCABULARY,
-    WEIGHTS,
-    existing,
-    previous,
-    read_config,
-)
+from captioner.checkpoint_files import CONFIG, FORMAT, TRAINING, VOCABULARY, WEIGHTS, existing, previous, read_config
 from captioner.config import ModelConfig
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.models.show_attend_tell import ShowAttendTell

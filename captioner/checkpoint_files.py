@@ -1,4 +1,4 @@
-"""A checkpoint's files, for those who need no model: torch, which takes seconds to import, is not needed."""
+"""Where a checkpoint's files are, for those who need no model: torch, which takes seconds to import, is not needed."""
 
 from __future__ import annotations
 
