@@ -62,6 +62,7 @@ ORDER = [
     "evaluation.evaluator",
     "evaluation.figures",
     "evaluation.report",
+    "history",
     "curves",
     "batch.job",
     "batch.hashes",
