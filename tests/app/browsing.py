@@ -89,7 +89,7 @@ def browsing(**launch: Any) -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """Open a page in a session of its own, still unless asked to move; it talks to this machine alone, and logs no errors."""
+    """Open a page in a session of its own, without motion; it must talk to this machine alone, and log no errors."""
     strangers: list[str] = []
     errors: list[str] = []
 
