@@ -210,7 +210,7 @@ def measure_systems(
                 "checkpoint_sha256": system.sha256,
                 "data": options.data.stem,
                 "split": "+".join(splits),
-                **dataclasses.asdict(decoding),
+                **decoding.to_dict(),
             }
             for protocol in dict.fromkeys(options.protocol):
                 evaluation = build_evaluation(

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from captioner.checkpoint import is_checkpoint, load_checkpoint, read_config
+from captioner.checkpoint import is_checkpoint, load_checkpoint
+from captioner.checkpoint_files import read_config
 from captioner.config import ModelConfig
 from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, Source

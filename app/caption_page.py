@@ -2,24 +2,320 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import streamlit as st
+from PIL import Image, ImageOps
 
-from app import models
-from app.photos import TYPES, Upload, shown
-from captioner.config import DecodingOptions
+from app import exports, models
+from app.attention_viewer import View, attention_viewer
+from app.layout import show_error, skeleton
+from app.photos import TYPES, Shown, Upload, shown
+from captioner.config import END, DecodingOptions
+from captioner.errors import CaptionerError
+from captioner.images import load_image
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Caption
+
+SAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.jpg"))
+SEARCHES = {"Search": 0.0, "Draw": 1.0}
+SIGHTS = {"Likeliest cell": "argmax", "Drawn cell": "sample", "All cells": "expectation"}
+MAPS = {"Spotlight": "spotlight", "Cividis": "cividis", "Grey": "gray"}
+SCALES = {"Each word": "word", "All words": "shared"}
+_CHOICES = 6  # words offered in place of each
 
 
-def open_with(upload: Upload) -> None:
-    """Have the page show a photo when it is next laid out."""
+@dataclass(frozen=True)
+class Settings:
+    """What the visitor has chosen.
+
+    Attributes
+    ----------
+    model : str
+        Its name on the page.
+    options : DecodingOptions
+    view : View
+    """
+
+    model: str
+    options: DecodingOptions
+    view: View
+
+
+def open_with(upload: Upload | None) -> None:
+    """Have the page show a photo, or none, when it is next laid out."""
     st.session_state["photo"] = upload
+    st.session_state["prefix"] = ()
 
 
 def show() -> None:
     """Lay out the page."""
-    st.title("Show, Attend and Tell")
-    file = st.file_uploader("Upload a photo", type=TYPES, key="upload")
-    if file:
-        open_with(Upload(file.name, file.getvalue()))
-    if photo := st.session_state.get("photo"):
-        st.image(shown(photo).jpeg)
-        st.write(models.caption(photo, models.checkpoints()[models.SOFT], DecodingOptions()).text)
+    photo: Upload | None = st.session_state.get("photo")
+    if photo is None:
+        st.title("Show, Attend and Tell")
+        st.markdown("Give it a photo: it writes a sentence, and shows where it looked for every word.")
+    _choose_photo(photo)
+    if photo is not None:
+        _result(photo)
+
+
+def _choose_photo(photo: Upload | None) -> None:
+    # Folded away once there is a photo, so that its caption is on the screen without scrolling.
+    with st.expander("Choose another photo" if photo else "Choose a photo", expanded=photo is None):
+        st.file_uploader(
+            "Upload a photo", type=TYPES, key="upload", on_change=_take, args=("upload",), label_visibility="collapsed"
+        )
+        if st.toggle("Use the camera", key="use-camera"):
+            st.camera_input("Take a photo", key="camera", on_change=_take, args=("camera",))
+        st.caption("or try one of these")
+        with st.container(horizontal=True, key="samples"):
+            for path in SAMPLES:
+                # The button lies over its picture: see style.css.
+                with st.container(width=132, key=f"tile-{path.stem}"):
+                    st.image(_thumbnail(path), width="stretch", alt="")
+                    label = path.stem.capitalize()
+                    st.button(label, key=f"sample-{path.stem}", width="stretch", on_click=_sample, args=(path,))
+
+
+def _take(widget: str) -> None:
+    """Take what was just uploaded, or forget it when it is taken away again."""
+    file = st.session_state[widget]
+    open_with(Upload(file.name, file.getvalue()) if file else None)
+
+
+def _sample(path: Path) -> None:
+    open_with(Upload(path.name, path.read_bytes()))
+
+
+@st.cache_data(show_spinner=False)
+def _thumbnail(path: Path) -> Image.Image:
+    return ImageOps.fit(load_image(path), (240, 240), centering=(0.5, 0.3))
+
+
+@st.fragment
+def _result(photo: Upload) -> None:
+    settings = _settings()
+    place = st.empty()
+    try:
+        picture, caption = _work(photo, settings, place)
+        with place.container():
+            best = dataclasses.replace(caption, alternatives=())
+            beams = [best, *caption.alternatives]
+            chosen = beams[_viewer(photo, picture, beams, settings)]
+        _more(photo, picture, chosen, settings)
+    except CaptionerError as error:
+        place.empty()
+        show_error(str(error))
+
+
+def _work(photo: Upload, settings: Settings, place: st.delta_generator.DeltaGenerator) -> tuple[Shown, Caption]:
+    """Read and caption a photo, showing what is there while the rest is made."""
+    checkpoint = models.checkpoints()[settings.model]
+    task = photo.digest, checkpoint, settings.options
+    if st.session_state.get("done") == task:
+        return shown(photo), models.caption(photo, checkpoint, settings.options)
+    with place.container():
+        left, right = st.columns([2, 1], gap="large")
+        with left:
+            skeleton()
+            picture_place = st.empty()
+        with right, st.status("Reading the photo …", expanded=True) as status:
+            picture = shown(photo)
+            picture_place.image(picture.jpeg, alt=photo.name)
+            st.write("Photo read")
+            status.update(label="Waking the model …")
+            models.captioner(checkpoint)
+            st.write("Model ready")
+            status.update(label="Looking and writing …")
+            caption = models.caption(photo, checkpoint, settings.options)
+    st.session_state["done"] = task
+    return picture, caption
+
+
+def _viewer(photo: Upload, picture: Shown, beams: list[Caption], settings: Settings) -> int:
+    identity = f"{photo.digest} {settings.model} {settings.options}"
+    return attention_viewer(
+        "viewer",
+        identity,
+        picture,
+        photo.name,
+        {"": beams},
+        settings.view,
+        forced=len(settings.options.prefix),
+        beams_title="Captions drawn" if settings.options.temperature else "Captions it weighed",
+        on_choose=_choose_words,
+    )
+
+
+def _choose_words() -> None:
+    st.session_state["prefix"] = tuple(st.session_state["viewer"].choose["prefix"])
+
+
+def _settings() -> Settings:
+    """Show what can be chosen; the page's address holds it all."""
+    names = list(models.checkpoints())
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="settings"):
+        model = st.segmented_control(
+            "Model",
+            names,
+            default=names[0],
+            required=True,
+            key="model",
+            bind="query-params",
+            on_change=_forget_words,
+            label_visibility="collapsed",
+        )
+        with st.popover("Words"):
+            options = _decoding(model)
+        with st.popover("Heat map"):
+            view = _view()
+        if options.temperature or options.context == "sample":
+            st.button("Draw again", on_click=_draw_again)
+    return Settings(model, options, view)
+
+
+def _decoding(model: str) -> DecodingOptions:
+    search = st.segmented_control(
+        "Words are found by",
+        list(SEARCHES),
+        default="Search",
+        required=True,
+        key="words",
+        bind="query-params",
+        help="Search keeps the likeliest captions; drawing takes each word by chance, as likely as the model finds it",
+    )
+    drawn = search == "Draw"
+    beam = st.slider("Captions kept" if not drawn else "Captions drawn", 1, 10, 3, key="beam", bind="query-params")
+    temperature = st.slider(
+        "Temperature",
+        0.1,
+        2.0,
+        1.0,
+        0.1,
+        key="temperature",
+        bind="query-params",
+        disabled=not drawn,
+        help="Below 1 likely words become likelier, above 1 less so",
+    )
+    length = st.slider("Most words", 5, 40, 20, key="length", bind="query-params")
+    hard = models.is_hard(models.checkpoints()[model])
+    # Shown in any case: a widget that is not shown forgets its value.
+    sight = st.segmented_control(
+        "For a word, hard attention sees",
+        list(SIGHTS),
+        default="Likeliest cell",
+        required=True,
+        key="sight",
+        bind="query-params",
+        disabled=not hard,
+    )
+    prefix = st.session_state.get("prefix", ())
+    context = SIGHTS[sight] if hard else "expectation"
+    chance = drawn or context == "sample"
+    return DecodingOptions(
+        beam_size=beam,
+        max_length=max(length, len(prefix)),
+        temperature=temperature if drawn else 0.0,
+        context=context,
+        seed=st.session_state.get("seed", 0) if chance else 0,
+        prefix=prefix,
+        top_words=_CHOICES,
+    )
+
+
+def _view() -> View:
+    name = st.segmented_control(
+        "Heat map", list(MAPS), default="Spotlight", required=True, key="map", bind="query-params"
+    )
+    opacity = st.slider("Opacity", 0.1, 1.0, 0.75, 0.05, key="opacity", bind="query-params")
+    scale = st.segmented_control(
+        "Full strength is the peak of",
+        list(SCALES),
+        default="All words",
+        required=True,
+        key="scale",
+        bind="query-params",
+        help="One scale for all words shows which looks were sharp, and which were not",
+    )
+    smooth = st.toggle("Smooth", True, key="smooth", bind="query-params", help="Off: the grid's cells as they are")
+    return View(MAPS[name], opacity, smooth, SCALES[scale])
+
+
+def _draw_again() -> None:
+    st.session_state["seed"] = st.session_state.get("seed", 0) + 1
+
+
+def _forget_words() -> None:
+    """Words chosen for one model may be unknown to the other."""
+    st.session_state["prefix"] = ()
+
+
+def _more(photo: Upload, picture: Shown, caption: Caption, settings: Settings) -> None:
+    """Show what else can be made of a caption, computing only what is open."""
+    parts = {
+        "Filmstrip": lambda: _filmstrip(photo, picture, caption),
+        "Matrix": lambda: _matrix(photo, picture, caption),
+        "Compare": lambda: _compare(photo, picture, caption, settings),
+        "GIF": lambda: _animation(photo, picture, caption),
+        "Raw": lambda: _raw(photo, caption, settings),
+    }
+    for tab, part in zip(st.tabs(list(parts), key="tab", bind="query-params"), parts.values(), strict=True):
+        if tab.open:
+            with tab:
+                part()
+
+
+def _filmstrip(photo: Upload, picture: Shown, caption: Caption) -> None:
+    png = exports.filmstrip(picture, caption)
+    st.image(png, width="stretch", alt=f"Where the model looked for each word of: {caption.text}")
+    exports.download("Download PNG", png, photo, "filmstrip.png")
+
+
+def _matrix(photo: Upload, picture: Shown, caption: Caption) -> None:
+    png = exports.matrix(picture, caption)
+    st.image(png, width="stretch", alt=f"How much of each look fell on each part of the photo, for: {caption.text}")
+    exports.download("Download PNG", png, photo, "matrix.png")
+
+
+def _animation(photo: Upload, picture: Shown, caption: Caption) -> None:
+    gif = exports.animation(picture, caption)
+    st.image(gif, alt=f"One word after another, and where the model looked for it: {caption.text}")
+    exports.download("Download GIF", gif, photo, "attention.gif")
+
+
+def _raw(photo: Upload, caption: Caption, settings: Settings) -> None:
+    record = exports.record(photo, caption, models.checkpoints()[settings.model], settings.options)
+    with st.container(horizontal=True):
+        exports.download("Download JSON", exports.to_json(record, caption), photo, "attention.json")
+        exports.download("Download NPZ", exports.to_npz(caption), photo, "attention.npz")
+    st.json(record)
+
+
+def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings) -> None:
+    """Show the same words under two models, for the maps of different sentences cannot be compared."""
+    others = [name for name in models.checkpoints() if name != settings.model]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        other = st.segmented_control("Beside", others, default=others[-1], required=True, key="beside")
+        st.button("Draw other cells", on_click=_draw_again)
+    checkpoint = models.checkpoints()[other]
+    options = DecodingOptions(
+        max_length=max(len(caption.words), DecodingOptions.max_length),
+        context="sample" if models.is_hard(checkpoint) else "expectation",
+        seed=st.session_state.get("seed", 0),
+    )
+    same = dataclasses.replace(options, beam_size=1, prefix=(*caption.words, END) if caption.ended else caption.words)
+    try:
+        own = models.caption(photo, checkpoint, options)
+        again = models.caption(photo, checkpoint, same)
+    except CaptionerError as error:
+        show_error(str(error))
+        return
+    st.markdown(f"By itself, {other.lower()} says: *{own.text}*")
+    panes = {settings.model: [caption], other: [again]}
+    attention_viewer(
+        "compare", f"{photo.digest} {settings} {other}", picture, photo.name, panes, settings.view, panel=False
+    )

@@ -24,3 +24,8 @@ def show_error(message: str) -> None:
 def plain(text: str) -> str:
     """Escape what Markdown would take for markup, such as a link in a file's name."""
     return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
+
+
+def skeleton() -> None:
+    """Show where a caption is about to be."""
+    st.html('<div class="skeleton" role="presentation"><span></span><span></span></div>')

@@ -13,8 +13,8 @@ import streamlit as st
 
 from app.arguments import arguments
 from app.photos import TURN, Upload
-from captioner.checkpoint_files import BUNDLED
-from captioner.config import DecodingOptions
+from captioner.checkpoint_files import BUNDLED, read_config
+from captioner.config import DecodingOptions, ModelConfig
 
 if TYPE_CHECKING:
     from captioner.pipeline import Caption, Captioner
@@ -50,8 +50,14 @@ def captioner(checkpoint: Path) -> Captioner:
 
 
 def is_hard(checkpoint: Path) -> bool:
-    """Whether a model looks at one place at a time."""
-    return captioner(checkpoint).model.decoder.config.attention == "hard"
+    """Whether a model was trained to look at one place at a time.
+
+    Raises
+    ------
+    CheckpointError
+        If its settings cannot be read.
+    """
+    return ModelConfig.from_dict(read_config(checkpoint)["model"]).decoder.attention == "hard"
 
 
 @st.cache_resource(show_spinner=False)

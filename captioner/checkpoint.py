@@ -15,13 +15,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from captioner.checkpoint_files import CONFIG, TRAINING, VOCABULARY, WEIGHTS, existing, previous
+from captioner.checkpoint_files import CONFIG, FORMAT, TRAINING, VOCABULARY, WEIGHTS, existing, previous, read_config
 from captioner.config import ModelConfig
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.vocabulary import Vocabulary
-
-FORMAT = 1
 
 
 def save_checkpoint(
@@ -129,25 +127,6 @@ def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:
 def is_checkpoint(folder: Path) -> bool:
     """Whether there is one, be it one whose writer was stopped between its two renames."""
     return folder.is_dir() or previous(folder).is_dir()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`: `format`, `model` and `notes`.
-
-    Raises
-    ------
-    CheckpointError
-        If it is absent, malformed or of another format.
-    """
-    path = existing(folder) / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); get a whole copy of the checkpoint") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
-        found = config.get("format") if isinstance(config, dict) else None
-        raise CheckpointError(f"{path}: checkpoint format {found}, but this version reads {FORMAT}; update it")
-    return config
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:

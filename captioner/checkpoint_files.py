@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from captioner.errors import CheckpointError
 
 CONFIG, WEIGHTS, VOCABULARY, TRAINING = "config.json", "model.safetensors", "vocabulary.json", "training_state.pt"
+FORMAT = 1
 BUNDLED = Path(__file__).parent / "pretrained" / "flickr8k-soft"
 
 
@@ -29,6 +32,25 @@ def existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no checkpoint there; give a folder that holds {CONFIG}, as training writes")
     return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read `config.json`: `format`, `model` and `notes`.
+
+    Raises
+    ------
+    CheckpointError
+        If it is absent, malformed or of another format.
+    """
+    path = existing(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); get a whole copy of the checkpoint") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise CheckpointError(f"{path}: checkpoint format {found}, but this version reads {FORMAT}; update it")
+    return config
 
 
 def weights_sha256(folder: Path) -> str:

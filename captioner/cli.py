@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _plot(arguments: argparse.Namespace) -> int:
     # Matplotlib takes its time to import, which `--help` and wrong usage should not cost.
-    from captioner.curves import draw_curves, read_runs, save_curves
+    from captioner.curves import draw_curves, save_curves
+    from captioner.history import read_runs
 
     runs = read_runs(arguments.runs)
     save_curves(draw_curves(runs), arguments.output)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from captioner.settings import Settings
 
+END = "."  # the end of a caption where a word is named: words are never punctuation
+
 
 @dataclass(frozen=True)
 class PreprocessingConfig(Settings):
@@ -133,7 +135,14 @@ class DecodingOptions(Settings):
         What a model with hard attention sees for a word: all locations by their weights, the likeliest one,
         or one drawn at random. Other models know only the first.
     seed : int
-        Of `sample`. What is drawn for a photo depends on the photos in its batch, too.
+        Of all that is drawn. What is drawn for a photo depends on the photos in its batch, too.
+    prefix : tuple of str
+        Words every caption begins with. A last word "." is the end of the caption, which is then just rated.
+    top_words : int
+        How many of the likeliest words to tell for each place in a caption.
+    temperature : float
+        0 searches for the best captions; above it `beam_size` captions are drawn, word by word, from the
+        model's probabilities to the power of 1 / temperature.
     """
 
     beam_size: int = 3
@@ -141,6 +150,9 @@ class DecodingOptions(Settings):
     length_penalty: float = 0.7
     context: typing.Literal["expectation", "argmax", "sample"] = "expectation"
     seed: int = 0
+    prefix: tuple[str, ...] = ()
+    top_words: int = 0
+    temperature: float = 0.0
 
     def _faults(self) -> typing.Iterator[str]:
         if not 1 <= self.beam_size <= 1000:
@@ -151,3 +163,12 @@ class DecodingOptions(Settings):
             yield f"length_penalty = {self.length_penalty} must lie in 0..10"
         if not 0 <= self.seed < 2**63:
             yield f"seed = {self.seed} must lie in 0..2^63, 2^63 excluded"
+        if END in self.prefix[:-1] or self.prefix == (END,):
+            yield f"prefix = {self.prefix} may have {END!r}, which ends a caption, only as its last word of several"
+        words = len(self.prefix) - (END in self.prefix)
+        if words > self.max_length:
+            yield f"prefix = {self.prefix} has {words} words, max_length = {self.max_length} must leave room for them"
+        if not 0 <= self.top_words <= 100:
+            yield f"top_words = {self.top_words} must lie in 0..100"
+        if not 0 <= self.temperature <= 10:
+            yield f"temperature = {self.temperature} must lie in 0..10"

@@ -9,15 +9,15 @@ Shapes: B images, K rows (beams) per image, V vocabulary, L grid locations, T wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from captioner.config import DecodingOptions
+from captioner.hypotheses import Finished, Hypothesis, SearchStep
+from captioner.sight import Sight
 
 
 class SearchState(Protocol):
@@ -31,9 +31,11 @@ class SearchState(Protocol):
 
 
 State = TypeVar("State", bound=SearchState)
-# (tokens (B, K), state) -> (log_probs (B, K, V), alpha (B, K, L), location (B, K), state)
-Step = Callable[[Tensor, State], tuple[Tensor, Tensor, Tensor, State]]
-
+# (tokens (B, K), state) -> (log_probs (B, K, V), sight, state)
+Step = Callable[[Tensor, State], tuple[Tensor, Sight, State]]
+# (log_prob (b, K) of the rows, log_probs (b, K, V)) -> continuations worth having, at least K, the best K first: their
+# log_prob (b, n), and their index (b, n) among K * V
+Pick = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _WORTH_DROPPING = 0.75  # images are left out of a batch once no more than this share of it goes on
 
@@ -45,37 +47,6 @@ class SpecialTokens(Protocol):
     bos: int
     eos: int
     unk: int
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A finished caption.
-
-    Attributes
-    ----------
-    tokens : tuple of int
-        The words, without `bos` and `eos`; at least one.
-    token_log_probs : tuple of float
-        Natural log-probability of each word.
-    log_prob : float
-        Of the whole caption, the end token included if it was reached.
-    score : float
-        What it is ranked by: `log_prob` / length ** length_penalty.
-    attention : Tensor
-        (T, L) float32, the distribution of where each word was looked for; the end token is left out.
-    locations : tuple of int
-        The one location each word was looked for at; -1 where it was all of them, by their weights.
-    ended : bool
-        Whether it ended by itself rather than at `max_length`.
-    """
-
-    tokens: tuple[int, ...]
-    token_log_probs: tuple[float, ...]
-    log_prob: float
-    score: float
-    attention: Tensor
-    locations: tuple[int, ...]
-    ended: bool
 
 
 def _mask(log_probs: Tensor, special: SpecialTokens, first: bool) -> Tensor:
@@ -101,7 +72,7 @@ def greedy_search(
     special : SpecialTokens
         Usually the vocabulary.
     options : DecodingOptions
-        Of which `beam_size` is not looked at.
+        Of which `max_length` and `length_penalty` alone are looked at.
     device : torch.device
         Where the model computes.
 
@@ -112,26 +83,22 @@ def greedy_search(
     """
     token = torch.full((images, 1), special.bos, device=device)
     ended = torch.zeros((images, 1), dtype=torch.bool, device=device)
-    tokens, log_probs, alphas, locations = [], [], [], []
+    tokens, log_probs, sights = [], [], []
     for t in range(options.max_length):
-        all_log_probs, alpha, location, state = step(token, state)
+        all_log_probs, sight, state = step(token, state)
         log_prob, token = _mask(all_log_probs, special, first=t == 0).max(-1)
         tokens.append(token)
         log_probs.append(log_prob)
-        alphas.append(alpha)
-        locations.append(location)
+        sights.append(sight)
         ended = ended | (token == special.eos)
         if ended.all():
             break
-    # (T, B, 1) -> (B, T)
-    token_rows, log_prob_rows, location_rows = (
-        torch.stack(part)[:, :, 0].T.tolist() for part in (tokens, log_probs, locations)
-    )
+    alphas, locations, betas = zip(*sights, strict=True)
     attention = torch.stack(alphas)[:, :, 0].transpose(0, 1).float().cpu()  # (B, T, L)
+    # (T, B, 1) -> (B, T)
+    rows = (torch.stack(part)[:, :, 0].T.tolist() for part in (tokens, log_probs, locations, betas))
     found = []
-    for row, row_log_probs, row_attention, row_locations in zip(
-        token_rows, log_prob_rows, attention, location_rows, strict=True
-    ):
+    for row_attention, row, row_log_probs, row_locations, row_betas in zip(attention, *rows, strict=True):
         ends = special.eos in row
         words = row.index(special.eos) if ends else len(row)
         log_prob = sum(row_log_probs[: words + ends])
@@ -144,6 +111,7 @@ def greedy_search(
                 score=score,
                 attention=row_attention[:words],
                 locations=tuple(row_locations[:words]),
+                betas=tuple(row_betas[:words]),
                 ended=ends,
             )
         )
@@ -196,13 +164,13 @@ def sample_captions(
     ended = torch.zeros(shape, dtype=torch.bool, device=device)
     steps: list[tuple[Tensor, ...]] = []
     for t in range(max_length):
-        all_log_probs, alpha, location, state = step(token, state)
+        all_log_probs, sight, state = step(token, state)
         possible = torch.log_softmax(_mask(all_log_probs, special, first=t == 0), -1)
         # Of a model that has diverged anything may be drawn; its loss tells.
         drawn = torch.multinomial(possible.detach().exp().nan_to_num(nan=1.0).flatten(0, 1), 1).view(shape)
         log_prob = possible.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
         token = drawn.masked_fill(ended, special.pad)
-        steps.append((token, log_prob.masked_fill(ended, 0.0), alpha, location))
+        steps.append((token, log_prob.masked_fill(ended, 0.0), sight.alpha, sight.location))
         ended = ended | (token == special.eos)
         if ended.all():
             break
@@ -211,7 +179,13 @@ def sample_captions(
 
 @torch.inference_mode()
 def beam_search(
-    step: Step[State], state: State, images: int, special: SpecialTokens, options: DecodingOptions, device: torch.device
+    step: Step[State],
+    state: State,
+    images: int,
+    special: SpecialTokens,
+    options: DecodingOptions,
+    device: torch.device,
+    prefix: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
     """Keep the `beam_size` best unfinished captions of every image, and those that ended apart.
 
@@ -223,30 +197,96 @@ def beam_search(
     ----------
     step, state
         A model and its start, with `beam_size` equal rows per image.
-    images, special, options, device
+    images, special, device
         As for `greedy_search`.
+    options : DecodingOptions
+        Whose prefix, being words, is not looked at.
+    prefix : sequence of int
+        Tokens every caption begins with; `eos`, as the last of several, ends it there.
 
     Returns
     -------
     list of list of Hypothesis
         Per image at least one and at most `beam_size`, best first.
     """
-    beams, limit = options.beam_size, options.max_length
+
+    def pick(log_prob: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        candidates = (log_prob.unsqueeze(-1) + log_probs).flatten(1)  # (b, K * V)
+        # At most one candidate per row is an end, so twice the beams always hold enough that go on.
+        return candidates.topk(min(2 * options.beam_size, candidates.shape[1]))
+
+    log_prob = torch.full((images, options.beam_size), -torch.inf, device=device)
+    log_prob[:, 0] = 0.0  # the rows start alike, so only one of them may branch
+    return _search(step, state, log_prob, special, options, pick, prefix)
+
+
+@torch.inference_mode()
+def sample_search(
+    step: Step[State],
+    state: State,
+    images: int,
+    special: SpecialTokens,
+    options: DecodingOptions,
+    device: torch.device,
+    generator: torch.Generator,
+    prefix: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Draw `beam_size` captions of every image word by word from softmax(log_probs / temperature).
+
+    Parameters
+    ----------
+    step, state, images, special, options, device, prefix
+        As for `beam_search`.
+    generator : Generator
+        What words are drawn by.
+
+    Returns
+    -------
+    list of list of Hypothesis
+        Per image, each different caption once, with the model's own probabilities and ranked as by `beam_search`:
+        those that ended by their scores, then those cut at `max_length`.
+    """
+    # Nearer to 0 the quotients would leave float32, and the likeliest word is certain anyway.
+    temperature = max(options.temperature, 1e-6)
+    row = torch.arange(options.beam_size, device=device)
+
+    def pick(log_prob: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        tempered = torch.softmax(log_probs / temperature, -1).flatten(0, 1)  # (b * K, V)
+        word = torch.multinomial(tempered, 1, generator=generator).view(log_prob.shape)
+        chosen = log_probs.gather(-1, word.unsqueeze(-1)).squeeze(-1)
+        return log_prob + chosen, row * log_probs.shape[-1] + word
+
+    log_prob = torch.zeros((images, options.beam_size), device=device)
+    drawn = _search(step, state, log_prob, special, options, pick, prefix)
+    return [_different(found) for found in drawn]
+
+
+def _search(
+    step: Step[State],
+    state: State,
+    log_prob: Tensor,
+    special: SpecialTokens,
+    options: DecodingOptions,
+    pick: Pick,
+    prefix: Sequence[int],
+) -> list[list[Hypothesis]]:
+    """Continue rows of log-probability `log_prob` (B, K), -inf for none, by what is picked, until K captions ended."""
+    images, beams = log_prob.shape
+    device = log_prob.device
+    # An end that is asked for may come after `max_length` words, as none does that is found.
+    limit = len(prefix) if special.eos in prefix else options.max_length
     # Sizes of the batch are few, for matrix products of every new size are prepared anew, and what is prepared is kept.
     part = max(1, images // 8)
     live = torch.arange(images, device=device)  # (b,) those not dropped from the batch
     token = torch.full((images, beams), special.bos, device=device)
-    log_prob = torch.full((images, beams), -torch.inf, device=device)
-    log_prob[:, 0] = 0.0  # the rows start alike, so only one of them may branch
-    finished, cut = _Finished.none(images, beams, device), _Finished.none(images, beams, device)
-    steps: list[_Step] = []
+    finished, cut = Finished.none(images, beams, device), Finished.none(images, beams, device)
+    steps: list[SearchStep] = []
     for t in range(limit):
-        all_log_probs, alpha, location, state = step(token, state)
+        all_log_probs, sight, state = step(token, state)
         all_log_probs = _mask(all_log_probs, special, first=t == 0)
         vocabulary = all_log_probs.shape[-1]
-        candidates = (log_prob.unsqueeze(-1) + all_log_probs).flatten(1)  # (b, K * V)
-        # At most one candidate per row is an end, so twice the beams always hold enough that go on.
-        best, index = candidates.topk(min(2 * beams, candidates.shape[1]))
+        top = tuple(all_log_probs.topk(min(options.top_words, vocabulary))) if options.top_words else ()
+        best, index = pick(log_prob, all_log_probs if t >= len(prefix) else _only(prefix[t], all_log_probs))
         row, word = index // vocabulary, index % vocabulary
         ends = word == special.eos
         # An image that is done takes no more, so that its answer does not depend on the others in its batch.
@@ -255,7 +295,7 @@ def beam_search(
         log_prob, kept = best.masked_fill(ends, -torch.inf).topk(beams)
         row, token = row.gather(1, kept), word.gather(1, kept)
         chosen = all_log_probs.flatten(1).gather(1, row * vocabulary + token)
-        steps.append(_Step(live, token, row, chosen, alpha, location))
+        steps.append(SearchStep(live, token, row, chosen, sight, top))
         state = state.reorder(row)
         done = finished.full(live)
         going = int((~done).sum())
@@ -276,81 +316,16 @@ def beam_search(
     ]
 
 
-class _Step(NamedTuple):
-    """One step of a beam search, of b images."""
-
-    image: Tensor  # (b,) their numbers
-    token: Tensor  # (b, K) word chosen
-    parent: Tensor  # (b, K) row it continues
-    log_prob: Tensor  # (b, K) of the word alone
-    # Of the rows as they were before this step, that is, of the parents:
-    alpha: Tensor  # (b, K, L)
-    location: Tensor  # (b, K)
+def _different(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Of equal captions keep the first: where locations were drawn too, the likeliest."""
+    first: dict[tuple[int, ...], Hypothesis] = {}
+    for hypothesis in hypotheses:
+        first.setdefault(hypothesis.tokens, hypothesis)
+    return list(first.values())
 
 
-class _Finished(NamedTuple):
-    """The best captions of every image that will not grow, best first; -inf marks an empty place."""
-
-    score: Tensor  # (B, K)
-    log_prob: Tensor  # (B, K)
-    words: Tensor  # (B, K) how many
-    row: Tensor  # (B, K) the row, after that many steps, which holds the last word
-
-    @classmethod
-    def none(cls, images: int, beams: int, device: torch.device) -> _Finished:
-        empty = torch.full((images, beams), -torch.inf, device=device)
-        zeros = torch.zeros((images, beams), dtype=torch.long, device=device)
-        return cls(empty, empty.clone(), zeros, zeros.clone())
-
-    def merge(
-        self, images: Tensor, log_prob: Tensor, row: Tensor, words: int, ends: int, options: DecodingOptions
-    ) -> None:
-        """Add captions of `words` words, and `ends` end tokens, of the images (b,), keeping the best."""
-        score = log_prob / (words + ends) ** options.length_penalty
-        new = _Finished(score, log_prob, torch.full_like(row, words), row)
-        both = [torch.cat([mine[images], theirs], 1) for mine, theirs in zip(self, new, strict=True)]
-        _, index = both[0].topk(self.score.shape[1])
-        for mine, part in zip(self, both, strict=True):
-            mine[images] = part.gather(1, index)
-
-    def full(self, images: Tensor) -> Tensor:
-        """Which of the images (b,) have all the captions they may have: (b,)."""
-        return self.score[images, -1] > -torch.inf
-
-    def hypotheses(self, steps: list[_Step], ended: bool) -> list[list[Hypothesis]]:
-        """Walk the captions of all images back through the rows they passed."""
-        images, beams = self.score.shape
-        score, log_prob, words, row = (part.cpu().numpy() for part in self)
-        image = np.arange(images)[:, None]
-        tokens, locations = (np.zeros((len(steps), images, beams), np.int64) for _ in range(2))
-        log_probs = np.zeros((len(steps), images, beams), np.float32)
-        alpha = np.zeros((len(steps), images, beams, steps[0].alpha.shape[-1]), np.float32)
-        for t in reversed(range(len(steps))):
-            # Images that were dropped by then have no row here, and no word that late.
-            token, parents, of_word, weights, looked = (_of_all(part, steps[t].image, images) for part in steps[t][1:])
-            tokens[t], log_probs[t], parent = token[image, row], of_word[image, row], parents[image, row]
-            alpha[t], locations[t] = weights[image, parent], looked[image, parent]
-            row = np.where(t < words, parent, row)
-        return [
-            [
-                Hypothesis(
-                    tokens=tuple(tokens[:length, i, k].tolist()),
-                    token_log_probs=tuple(log_probs[:length, i, k].tolist()),
-                    log_prob=float(log_prob[i, k]),
-                    score=float(score[i, k]),
-                    attention=torch.from_numpy(alpha[:length, i, k].copy()),
-                    locations=tuple(locations[:length, i, k].tolist()),
-                    ended=ended,
-                )
-                for k, length in enumerate(words[i])
-                if score[i, k] > -math.inf
-            ]
-            for i in range(images)
-        ]
-
-
-def _of_all(part: Tensor, image: Tensor, images: int) -> np.ndarray:
-    """Spread what is known of some images (b, ...) over all of them (B, ...), with 0 for the others."""
-    whole = torch.zeros((images, *part.shape[1:]), dtype=part.dtype, device=part.device)
-    whole[image] = part
-    return whole.cpu().numpy()
+def _only(token: int, log_probs: Tensor) -> Tensor:
+    """Rule out all tokens but one."""
+    only = torch.full_like(log_probs, -torch.inf)
+    only[..., token] = log_probs[..., token]
+    return only

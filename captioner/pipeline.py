@@ -18,9 +18,10 @@ from torch import Tensor
 
 from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import BUNDLED
-from captioner.config import DecodingOptions
-from captioner.decoding import Hypothesis, beam_search
+from captioner.config import END, DecodingOptions
+from captioner.decoding import beam_search, sample_search
 from captioner.errors import CaptionerError, ImageReadError
+from captioner.hypotheses import Hypothesis
 from captioner.images import ImageSource, load_pixels, seen_region
 from captioner.models.attention import EVERYWHERE, Choice, argmax, expectation, sample
 from captioner.models.decoder import AttentionDecoder
@@ -58,8 +59,15 @@ class Caption:
         Of the upright photo, pixels.
     region : tuple of 4 floats
         Left, top, right, bottom of the part of the photo that the maps cover, pixels.
+    betas : tuple of float
+        How much the model used the photo for each word, 0..1.
+    ended : bool
+        Whether it came to its end, rather than being cut at the most words allowed.
+    choices : tuple of tuple of (str, float)
+        For each word, the likeliest words in its place and their probabilities, likeliest first, "." being the end of
+        the caption; empty unless `DecodingOptions.top_words` asks for them.
     alternatives : tuple of Caption
-        The other hypotheses of the beam, best first.
+        The other captions found or drawn, best first.
     """
 
     text: str
@@ -71,6 +79,9 @@ class Caption:
     width: int
     height: int
     region: tuple[float, float, float, float]
+    betas: tuple[float, ...]
+    ended: bool
+    choices: tuple[tuple[tuple[str, float], ...], ...] = ()
     alternatives: tuple[Caption, ...] = ()
 
 
@@ -221,8 +232,10 @@ class Captioner:
         Raises
         ------
         CaptionerError
-            If `options.context` is one that only hard attention knows, and the model has another.
+            If `options.context` is one that only hard attention knows, and the model has another; if the vocabulary
+            lacks a word of `options.prefix`.
         """
+        encode_prefix(options, self.vocabulary)
         attention = self.model.decoder.config.attention
         if options.context != "expectation" and attention != "hard":
             raise CaptionerError(
@@ -282,7 +295,16 @@ class Captioner:
             width=photo.width,
             height=photo.height,
             region=seen_region(photo.width, photo.height, self.model.encoder.preprocessing),
+            betas=hypothesis.betas,
+            ended=hypothesis.ended,
+            choices=tuple(
+                tuple((self._name(token), math.exp(log_prob)) for token, log_prob in top)
+                for top in hypothesis.top_words
+            ),
         )
+
+    def _name(self, token: int) -> str:
+        return END if token == self.vocabulary.eos else self.vocabulary.words[token]
 
 
 def _batches(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item]]:
@@ -313,14 +335,41 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Search captions of a batch of features (B, L, D): per image its hypotheses, best first."""
     images, device = len(features), features.device
+    prefix = encode_prefix(options, vocabulary)
+    generator = generator_of(options, device)
     with torch.inference_mode():
-        state = decoder.init_state(features, options.beam_size, choice_of(options, device))
-    return beam_search(decoder.step, state, images, vocabulary, options, device)
+        state = decoder.init_state(features, options.beam_size, choice_of(options, generator))
+    if options.temperature:
+        return sample_search(decoder.step, state, images, vocabulary, options, device, generator, prefix)
+    return beam_search(decoder.step, state, images, vocabulary, options, device, prefix)
 
 
-def choice_of(options: DecodingOptions, device: torch.device) -> Choice:
+def encode_prefix(options: DecodingOptions, vocabulary: Vocabulary) -> list[int]:
+    """Turn the words that captions are to begin with into tokens, "." into the end token.
+
+    Raises
+    ------
+    CaptionerError
+        If the vocabulary lacks one.
+    """
+    tokens = [vocabulary.eos if word == END else vocabulary.encode([word])[0] for word in options.prefix]
+    never = (vocabulary.pad, vocabulary.bos, vocabulary.unk)
+    lacking = [word for word, token in zip(options.prefix, tokens, strict=True) if token in never]
+    if lacking:
+        raise CaptionerError(
+            f"prefix = {options.prefix} has words that the model does not know: {', '.join(map(repr, lacking))}; "
+            "choose others, in lower case and clitics apart (man 's)"
+        )
+    return tokens
+
+
+def generator_of(options: DecodingOptions, device: torch.device) -> torch.Generator:
+    """Make the one source of all that a search draws, words and locations, lest they go by the same numbers."""
+    return torch.Generator(device).manual_seed(options.seed)
+
+
+def choice_of(options: DecodingOptions, generator: torch.Generator) -> Choice:
     """Turn the name of a context into what makes it."""
-    generator = torch.Generator(device).manual_seed(options.seed)
     choices: dict[str, Choice] = {
         "expectation": expectation,
         "argmax": argmax,

@@ -25,12 +25,18 @@ def _matches(value: Any, annotation: Any) -> bool:
         return value in typing.get_args(annotation)
     if origin is tuple:
         items = typing.get_args(annotation)
+        if isinstance(value, tuple) and items[-1] is Ellipsis:
+            items = items[:1] * len(value)
         return isinstance(value, tuple) and len(value) == len(items) and all(map(_matches, value, items))
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
 
 
 class Settings:
@@ -52,8 +58,8 @@ class Settings:
         yield from ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values that JSON can hold."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+        """Return the settings as plain values, just as they come back from JSON."""
+        return dataclasses.asdict(self, dict_factory=_plain)  # type: ignore[call-overload, no-any-return]
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:

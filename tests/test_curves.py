@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from captioner.cli import main
-from captioner.curves import draw_curves, read_metrics, read_runs, save_curves
+from captioner.curves import draw_curves, save_curves
 from captioner.errors import CaptionerError
+from captioner.history import read_metrics, read_runs
 
 BLEU = [12.5, 20.25, 22.0, 22.0, 21.5]
 
@@ -123,7 +124,11 @@ def test_panels_are_those_of_what_the_runs_logged(runs: dict[str, list[dict[str,
 
 
 def test_what_is_no_finite_number_is_left_out() -> None:
-    rows = [*dev_rows([1.0, float("nan"), 3.0]), {"step": 400, "epoch": 4, "dev/bleu4": None}]
+    odd: list[dict[str, Any]] = [
+        {"step": 400, "epoch": 4, "dev/bleu4": None},
+        {"step": 500, "epoch": "fifth", "dev/bleu4": 5.0},
+    ]
+    rows = [*dev_rows([1.0, float("nan"), 3.0]), *odd]
     assert values(of_run(panels({"a": rows})["BLEU-4 on dev"], "a")[0]) == [(1, 1.0), (3, 3.0)]
 
 
@@ -207,9 +212,10 @@ def test_what_cannot_be_drawn_is_one_clear_line_and_exit_code_1(
     assert error.count("\n") == 1
 
 
-def test_a_figure_of_nothing_is_refused() -> None:
+@pytest.mark.parametrize("row", [{"step": 20}, {"step": 20, "epoch": 1, "dev/bleu4": float("nan")}])
+def test_a_figure_of_nothing_is_refused(row: dict[str, Any]) -> None:
     with pytest.raises(CaptionerError, match="nothing to draw"):
-        draw_curves({"a": [{"step": 20}]})
+        draw_curves({"a": [row]})
 
 
 def test_drawing_does_not_load_torch(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from captioner.config import DecodingOptions
-from captioner.decoding import Hypothesis, beam_search, greedy_search
+from captioner.decoding import beam_search, greedy_search, sample_search
+from captioner.hypotheses import Hypothesis
+from captioner.sight import Sight
 from captioner.vocabulary import Vocabulary
 
 SPECIAL = Vocabulary(["x", "y", "z"])
@@ -54,25 +56,34 @@ class Toy:
     def location(self, image: int, past: tuple[int, ...]) -> Tensor:
         return self.alpha(image, past).argmin()
 
+    def beta(self, image: int, past: tuple[int, ...]) -> Tensor:
+        return self.alpha(image, past)[0]
+
     def state(self, images: list[int], rows: int) -> ToyState:
         return ToyState(
             torch.zeros(len(images), rows, 0, dtype=torch.long), torch.tensor(images)[:, None].expand(-1, rows)
         )
 
-    def step(self, tokens: Tensor, state: ToyState) -> tuple[Tensor, Tensor, Tensor, ToyState]:
+    def step(self, tokens: Tensor, state: ToyState) -> tuple[Tensor, Sight, ToyState]:
         past = torch.cat([state.past, tokens.unsqueeze(-1)], -1)
         keys = [
             [(int(image), tuple(words)) for image, words in zip(images, rows, strict=True)]
             for images, rows in zip(state.image.tolist(), past.tolist(), strict=True)
         ]
-        log_probs = torch.stack([torch.stack([self.log_probs(*key) for key in row]) for row in keys])
-        alpha = torch.stack([torch.stack([self.alpha(*key) for key in row]) for row in keys])
-        location = torch.stack([torch.stack([self.location(*key) for key in row]) for row in keys])
-        return log_probs, alpha, location, ToyState(past, state.image)
+        log_probs, *sight = (
+            torch.stack([torch.stack([part(*key) for key in row]) for row in keys])
+            for part in (self.log_probs, self.alpha, self.location, self.beta)
+        )
+        return log_probs, Sight(*sight), ToyState(past, state.image)
 
 
-def beam(toy: Toy, images: list[int], options: DecodingOptions) -> list[list[Hypothesis]]:
-    return beam_search(toy.step, toy.state(images, options.beam_size), len(images), SPECIAL, options, CPU)
+def beam(toy: Toy, images: list[int], options: DecodingOptions, prefix: tuple[int, ...] = ()) -> list[list[Hypothesis]]:
+    return beam_search(toy.step, toy.state(images, options.beam_size), len(images), SPECIAL, options, CPU, prefix)
+
+
+def draw(toy: Toy, images: list[int], options: DecodingOptions, prefix: tuple[int, ...] = ()) -> list[list[Hypothesis]]:
+    state, generator = toy.state(images, options.beam_size), torch.Generator().manual_seed(options.seed)
+    return sample_search(toy.step, state, len(images), SPECIAL, options, CPU, generator, prefix)
 
 
 def greedy(toy: Toy, images: list[int], options: DecodingOptions) -> list[Hypothesis]:
@@ -124,6 +135,7 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
         assert one.ended == best.ended
         assert torch.equal(one.attention, best.attention)
         assert one.locations == best.locations
+        assert one.betas == best.betas
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -135,9 +147,12 @@ def test_attention_and_probabilities_are_those_of_the_winning_words(seed: int) -
             for t, word in enumerate(hypothesis.tokens):
                 assert torch.equal(hypothesis.attention[t], toy.alpha(image, past))
                 assert hypothesis.locations[t] == toy.location(image, past)
+                assert hypothesis.betas[t] == toy.beta(image, past)
                 assert hypothesis.token_log_probs[t] == pytest.approx(float(toy.log_probs(image, past)[word]))
                 past = (*past, word)
-            assert len(hypothesis.attention) == len(hypothesis.locations) == len(hypothesis.tokens)
+            counts = {len(hypothesis.attention), len(hypothesis.locations), len(hypothesis.betas)}
+            assert counts == {len(hypothesis.tokens)}
+            assert hypothesis.top_words == ()
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -156,7 +171,7 @@ def test_images_that_are_done_leave_the_batch() -> None:
     sizes = []
 
     class Watched(Toy):
-        def step(self, tokens: Tensor, state: ToyState) -> tuple[Tensor, Tensor, Tensor, ToyState]:
+        def step(self, tokens: Tensor, state: ToyState) -> tuple[Tensor, Sight, ToyState]:
             sizes.append(len(tokens))
             return super().step(tokens, state)
 

@@ -53,8 +53,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         default=0,
         metavar="N",
-        help="of --context sample, whose draws depend on how photos fall into batches, too (default: 0)",
+        help="of what is drawn at random, which depends on how photos fall into batches, too (default: 0)",
     )
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="draw --beam captions, of likelier words the nearer to 0, and take the best (default: 0, which searches)",
+    )
+    add("--prefix", default="", metavar="WORDS", help='words that every caption begins with, such as "a photo of"')
     add("--batch-size", type=_positive, metavar="N", help="photos captioned at once (default: by the device)")
     add("--workers", type=_positive, metavar="N", help="threads that read photos (default: by the machine)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -161,7 +169,12 @@ def _job(arguments: argparse.Namespace, output: Path | None) -> Job:
         checkpoint=checkpoint,
         model=weights_sha256(checkpoint)[:12],
         options=DecodingOptions(
-            beam_size=arguments.beam, max_length=arguments.max_length, context=arguments.context, seed=arguments.seed
+            beam_size=arguments.beam,
+            max_length=arguments.max_length,
+            context=arguments.context,
+            seed=arguments.seed,
+            prefix=tuple(arguments.prefix.split()),
+            temperature=arguments.temperature,
         ),
         device=arguments.device,
         precision=arguments.precision,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from captioner.batch.attention_files import save_attention
 from captioner.batch.hashes import hash64
 from captioner.batch.job import ImageFile, Job, Outcome
+from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError, ImageReadError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
     "model": str,
     "decoding": dict,
 }
+_DEFAULTS = DecodingOptions().to_dict()
 _START = b'{"image": "'
 
 
@@ -113,7 +115,9 @@ def _is_record(value: Any) -> bool:
 def identity(record: Record) -> int:
     """Hash of what makes a record good for a file of a job; see `wanted`."""
     kind = Path(record["attention"]).suffix[1:] if "attention" in record else "none"
-    return _identity(record["image"], record["size"], record["mtime_ns"], record["model"], record["decoding"], kind)
+    # A record that is older than a setting was made with what is now its default.
+    decoding = _DEFAULTS | record["decoding"]
+    return _identity(record["image"], record["size"], record["mtime_ns"], record["model"], decoding, kind)
 
 
 def wanted(file: ImageFile, job: Job) -> int:

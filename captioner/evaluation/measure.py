@@ -23,7 +23,7 @@ from captioner.evaluation.perplexity import reference_log_probs
 from captioner.evaluation.scores import COMBINE, ENTROPY, MOVEMENT, PERPLEXITY, fall_statistics, object_statistics
 from captioner.metrics.attention import entropy, movement
 from captioner.metrics.score import CorpusScore
-from captioner.pipeline import Caption, Captioner, Photo, choice_of
+from captioner.pipeline import Caption, Captioner, Photo, choice_of, generator_of
 from captioner.prefetch import map_ahead
 from captioner.vocabulary import tokenize
 
@@ -112,7 +112,7 @@ def measure(
         references = [[tokenize(caption) for caption in image.captions] for image in some]
         rated = {
             decoding.context: reference_log_probs(
-                decoder, features, references, vocabulary, choice_of(decoding, captioner.device)
+                decoder, features, references, vocabulary, choice_of(decoding, generator_of(decoding, captioner.device))
             )
             for decoding in {decoding.context: decoding for decoding in decodings}.values()
         }
@@ -131,7 +131,7 @@ def measure(
             if deletion and decoding.context != "sample":  # whose draws would drown what a deletion does
                 words = [vocabulary.encode(caption.words) for caption in captions]
                 maps = [caption.attention for caption in captions]
-                choose = choice_of(decoding, captioner.device)
+                choose = choice_of(decoding, generator_of(decoding, captioner.device))
                 falls = deletion_falls(decoder, features, words, maps, vocabulary.bos, choose, generator)
                 for row, fall in zip(rows, falls, strict=True):
                     row |= fall_statistics(fall)

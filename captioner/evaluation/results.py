@@ -76,9 +76,9 @@ class Evaluation:
     @property
     def decoding(self) -> DecodingOptions:
         """How captions were searched for."""
-        return DecodingOptions(
-            **{field.name: self.settings[field.name] for field in dataclasses.fields(DecodingOptions)}
-        )
+        # A result that is older than a setting was found with what is now its default.
+        known = DecodingOptions().to_dict()
+        return DecodingOptions.from_dict({name: self.settings.get(name, value) for name, value in known.items()})
 
     @property
     def data(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from captioner.config import DecoderConfig
-from captioner.models.attention import EVERYWHERE, Choice, Look, build_attention, expectation
+from captioner.models.attention import EVERYWHERE, Choice, build_attention, expectation
+from captioner.sight import Sight
 
 
 class DecoderState(NamedTuple):
@@ -132,7 +133,7 @@ class AttentionDecoder(nn.Module):
         # Brought to autocast's precision here, or every step would do it again.
         return DecoderState(hidden, cell, features.to(keys.dtype), keys, choose)
 
-    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, Tensor, DecoderState]:
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Sight, DecoderState]:
         """Predict the word after `tokens`.
 
         Parameters
@@ -146,16 +147,14 @@ class AttentionDecoder(nn.Module):
         -------
         log_probs : Tensor
             (B, K, V), at least float32.
-        alpha : Tensor
-            (B, K, L), the distribution of where this word was looked for.
-        location : Tensor
-            (B, K), the one location it was looked for at, or `EVERYWHERE`.
+        sight : Sight
+            How this word was looked for; alpha and beta are at least float32.
         state : DecoderState
         """
         embedded = self.embedding(tokens)
-        look, state = self._advance(self.lstm_word(embedded), state)
-        logits = self._deep_output(embedded, state.hidden, look.context)
-        return torch.log_softmax(_widen(logits), dim=-1), look.alpha, look.location, state
+        context, sight, state = self._advance(self.lstm_word(embedded), state)
+        logits = self._deep_output(embedded, state.hidden, context)
+        return torch.log_softmax(_widen(logits), dim=-1), sight._replace(beta=_widen(sight.beta)), state
 
     def forward(
         self, features: Tensor, tokens: Tensor, choose: Choice = expectation, real: Tensor | None = None
@@ -180,18 +179,19 @@ class AttentionDecoder(nn.Module):
         state = self.init_state(features, rows, choose)
         embedded = self.embedding(tokens)  # (B, K, T, E)
         words = self.lstm_word(embedded).unbind(2)  # T of (B, K, 4H)
-        hidden, looks = [], []
+        hidden, contexts, sights = [], [], []
         for word, k in zip(words, left, strict=True):
             state = state._replace(hidden=state.hidden[:, :k], cell=state.cell[:, :k])
-            look, state = self._advance(word[:, :k], state)
+            context, sight, state = self._advance(word[:, :k], state)
             hidden.append(state.hidden)
-            looks.append(look)
-        context, alpha, location = zip(*looks, strict=True)
+            contexts.append(context)
+            sights.append(sight)
+        alpha, location, _ = zip(*sights, strict=True)
         # The vocabulary is met once per batch, not once per word.
-        logits = self._deep_output(embedded, _stack(hidden, rows), _stack(context, rows))
+        logits = self._deep_output(embedded, _stack(hidden, rows), _stack(contexts, rows))
         return DecoderOutput(logits, _stack(alpha, rows), _stack(location, rows, EVERYWHERE))
 
-    def _advance(self, word: Tensor, state: DecoderState) -> tuple[Look, DecoderState]:
+    def _advance(self, word: Tensor, state: DecoderState) -> tuple[Tensor, Sight, DecoderState]:
         """Look, gate what was seen, and move the LSTM on: equations 1-6 and section 4.2.1."""
         look = self.attention(state.features, state.keys, state.hidden, state.choose)
         beta = torch.sigmoid(self.gate(state.hidden))  # (B, K, 1): how much the image matters now
@@ -201,7 +201,8 @@ class AttentionDecoder(nn.Module):
         i, f, g, o = _widen(gates).chunk(4, dim=-1)
         cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(g)
         hidden = (torch.sigmoid(o) * torch.tanh(cell)).to(word.dtype)
-        return look._replace(context=context), state._replace(hidden=hidden, cell=cell)
+        sight = Sight(look.alpha, look.location, beta.squeeze(-1))
+        return context, sight, state._replace(hidden=hidden, cell=cell)
 
     def _deep_output(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """L_o(E y + L_h h + L_z z), equation 7."""

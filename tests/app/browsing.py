@@ -89,7 +89,7 @@ def browsing(**launch: Any) -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """Open a page in a session of its own; it must talk to this machine alone, and log no errors."""
+    """Open a page in a session of its own, still unless asked to move; it talks to this machine alone, and logs no errors."""
     strangers: list[str] = []
     errors: list[str] = []
 
@@ -97,7 +97,7 @@ def opened(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
         if not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
             strangers.append(url)
 
-    with browser.new_context(**{"viewport": DESK, **context}) as session:
+    with browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce", **context}) as session:
         session.on("request", lambda request: asked(request.url))
         session.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         session.on("weberror", lambda error: errors.append(str(error.error)))

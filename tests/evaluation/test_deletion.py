@@ -26,7 +26,7 @@ def log_probs_step_by_step(decoder: AttentionDecoder, features: Tensor, words: l
     state = decoder.init_state(features.unsqueeze(0))
     found, before = [], BOS
     for word in words:
-        log_probs, _, _, state = decoder.step(torch.tensor([[before]]), state)
+        log_probs, _, state = decoder.step(torch.tensor([[before]]), state)
         found.append(float(log_probs[0, 0, word]))
         before = word
     return found

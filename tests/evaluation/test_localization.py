@@ -33,8 +33,9 @@ def maps(*cells: tuple[int, int]) -> np.ndarray:
 
 
 def caption(words: str, attention: np.ndarray, **changes: object) -> Caption:
-    values = {"width": 160, "height": 80, "region": (0.0, 0.0, 160.0, 80.0), **changes}
     split = tuple(words.split())
+    seen = {"betas": (0.5,) * len(split), "ended": True}
+    values = {"width": 160, "height": 80, "region": (0.0, 0.0, 160.0, 80.0), **seen, **changes}
     return Caption(words, split, -1.0, (0.5,) * len(split), attention, None, **values)  # type: ignore[arg-type]
 
 

@@ -26,7 +26,7 @@ def test_every_word_is_rated_given_the_true_words_before_it(choose: object) -> N
             token = VOCABULARY.bos
             for target in [*VOCABULARY.encode(reference), VOCABULARY.eos]:
                 with torch.no_grad():
-                    log_probs, _, _, state = decoder.step(torch.tensor([[token]]), state)
+                    log_probs, _, state = decoder.step(torch.tensor([[token]]), state)
                 expected += float(log_probs[0, 0, target])
                 token = target
         assert total == pytest.approx(expected, abs=1e-4)

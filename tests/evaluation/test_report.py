@@ -94,10 +94,11 @@ class Stub(Captioner):
         assert options == OPTIONS
         for image in images:
             words = (Path(str(image)).stem,) * self.words
+            shares = (0.25,) * self.words
             attention = np.full((self.words, 4, 4), 1 / 16, np.float32)
             cells = ((0, 0),) * self.words if self.locations else None
             region = (0.0, 0.0, 80.0, 60.0)
-            yield Caption(" ".join(words), words, -1.0, (0.25,) * self.words, attention, cells, 80, 60, region)
+            yield Caption(" ".join(words), words, -1.0, shares, attention, cells, 80, 60, region, shares, True)
 
 
 @pytest.fixture

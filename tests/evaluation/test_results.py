@@ -36,7 +36,7 @@ def made(system: str = "first", captions: list[str] = CAPTIONS, **settings: Any)
     scores, missing = score_captions(references, [caption.split() for caption in captions])
     rows = np.array([[-10.0, 4], [-8, 5], [-9, 6], [-20, 6]])
     scores[PERPLEXITY] = CorpusScore(PERPLEXITY, rows, COMBINE[PERPLEXITY])
-    options = dataclasses.asdict(DecodingOptions(beam_size=5))
+    options = DecodingOptions(beam_size=5).to_dict()
     return Evaluation(system, {"protocol": "coco", **options, **settings}, photos, scores, missing, {"words": 5.25})
 
 

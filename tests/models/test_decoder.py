@@ -65,11 +65,11 @@ def test_the_recurrence_is_an_lstm_cell(decoder: AttentionDecoder, features: tor
     mean = start.features.mean(1)
     assert torch.allclose(start.hidden[:, 0], torch.tanh(decoder.init_hidden(mean)), atol=1e-6)
     assert torch.allclose(start.cell[:, 0], torch.tanh(decoder.init_cell(mean)), atol=1e-6)
-    log_probs, alpha, _, state = decoder.step(token, start)
+    log_probs, sight, state = decoder.step(token, start)
     embedded = decoder.embedding(token[:, 0])
     beta = torch.sigmoid(decoder.gate(start.hidden[:, 0]))
-    assert beta.shape == (B, 1)
-    context = beta * torch.einsum("bl,bld->bd", alpha[:, 0], start.features)
+    assert torch.equal(sight.beta, beta)
+    context = beta * torch.einsum("bl,bld->bd", sight.alpha[:, 0], start.features)
     hidden, memory = cell(torch.cat([embedded, context], 1), (start.hidden[:, 0], start.cell[:, 0]))
     assert torch.allclose(state.hidden[:, 0], hidden, atol=1e-6)
     assert torch.allclose(state.cell[:, 0], memory, atol=1e-6)
@@ -83,9 +83,9 @@ def test_training_and_search_take_the_same_step(
     output = any_decoder(features, tokens)
     state = any_decoder.init_state(features, rows=K)
     for t in range(T):
-        log_probs, alpha, _, state = any_decoder.step(tokens[:, :, t], state)
+        log_probs, sight, state = any_decoder.step(tokens[:, :, t], state)
         assert torch.allclose(log_probs, torch.log_softmax(output.logits[:, :, t], -1), atol=1e-5)
-        assert torch.allclose(alpha, output.alpha[:, :, t], atol=1e-6)
+        assert torch.allclose(sight.alpha, output.alpha[:, :, t], atol=1e-6)
 
 
 def test_captions_of_an_image_do_not_touch_each_other(

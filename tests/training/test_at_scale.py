@@ -20,7 +20,8 @@ from torch import Tensor
 
 import train
 from captioner import pipeline
-from captioner.checkpoint import load_checkpoint, read_config
+from captioner.checkpoint import load_checkpoint
+from captioner.checkpoint_files import read_config
 from captioner.training import validation
 from tests.training.test_training import ROOT, finish, metrics, start, wait_for_step, workplace, write_recipe
 

@@ -11,7 +11,8 @@ import pytest
 import evaluate
 import train
 from captioner import cli
-from captioner.checkpoint import load_checkpoint, read_config
+from captioner.checkpoint import load_checkpoint
+from captioner.checkpoint_files import read_config
 from captioner.data.annotations import DATA_VARIABLE
 from captioner.recipe import Recipe
 from tests.training.test_training import ROOT, metrics

@@ -218,8 +218,8 @@ def captions_by_image(decoder: AttentionDecoder, batch: Batch) -> list[list[Step
             state = decoder.init_state(features[None], 1, argmax)
             steps = []
             for before, after in itertools.pairwise(caption[: length + 1]):
-                log_probs, alpha, location, state = decoder.step(before.view(1, 1), state)
-                log_alpha, log_prob = alpha[0, 0, location[0, 0]].log(), log_probs[0, 0, after]
+                log_probs, sight, state = decoder.step(before.view(1, 1), state)
+                log_alpha, log_prob = sight.alpha[0, 0, sight.location[0, 0]].log(), log_probs[0, 0, after]
                 steps.append((int(after), log_alpha.item(), log_prob.item()))
             rows.append(steps)
         found.append(rows)

@@ -68,8 +68,8 @@ def every_caption(
         continued = []
         for (words, log_prob, before, state), cell in itertools.product(open_ones, range(3) if hard else [-1]):
             looking = state._replace(choose=partial(look_at, cell))
-            log_probs, alpha, _, after = decoder.step(torch.tensor([[before]]), looking)
-            where = alpha[0, 0, cell].log() if hard else 0
+            log_probs, sight, after = decoder.step(torch.tensor([[before]]), looking)
+            where = sight.alpha[0, 0, cell].log() if hard else 0
             possible = [4, 5] if t == 0 else [EOS, 4, 5]
             chosen = torch.log_softmax(log_probs[0, 0, possible], 0)
             for token, increment in zip(possible, chosen, strict=True):

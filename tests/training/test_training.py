@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 
 import train
-from captioner.checkpoint import load_checkpoint, load_training_state, read_config
-from captioner.checkpoint_files import BUNDLED
+from captioner.checkpoint import load_checkpoint, load_training_state
+from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.data.dataset import Batch
 from captioner.recipe import Recipe
 from captioner.training.trainer import Trainer

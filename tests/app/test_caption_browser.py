@@ -1,0 +1,398 @@
+"""The Caption page as a person meets it: the real server, a real Chromium."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from app.attention_viewer import entropies
+from captioner.checkpoint_files import BUNDLED
+from captioner.config import DecodingOptions
+from captioner.images import load_image
+from captioner.pipeline import Caption, Captioner
+from tests.app.browsing import opened
+from tests.conftest import EXAMPLES
+
+PHOTOGRAPHER = EXAMPLES / "photographer.jpg"
+SLOW = 60_000  # milliseconds, for a busy machine
+
+
+@pytest.fixture(scope="module")
+def model() -> Captioner:
+    """The bundled model, in the precision that the server chooses, too."""
+    return Captioner.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photographer(model: Captioner) -> Caption:
+    return model.caption(PHOTOGRAPHER, DecodingOptions(top_words=6))
+
+
+@pytest.fixture
+def viewer(page: Page) -> Iterator[Page]:
+    """The page with the photographer and his caption."""
+    page.get_by_role("button", name="Photographer").click()
+    expect(words(page).first).to_be_visible(timeout=SLOW)
+    settled(page)
+    yield page
+
+
+def words(page: Page) -> Locator:
+    return page.get_by_role("toolbar", name="Words of the caption").first.get_by_role("button")
+
+
+def sentence(page: Page) -> str:
+    expect(words(page).first).to_be_visible(timeout=SLOW)
+    settled(page)
+    return " ".join(words(page).all_inner_texts())
+
+
+def settled(page: Page) -> None:
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible(timeout=SLOW)
+
+
+def upload(page: Page, file: Path) -> None:
+    page.locator("input[type=file]").set_input_files(file)
+    settled(page)
+
+
+def open_tab(page: Page, name: str) -> Locator:
+    page.get_by_role("tab", name=name).click()
+    settled(page)
+    return page.get_by_role("tabpanel", name=name)
+
+
+def heat(page: Page, number: int = 0) -> np.ndarray:
+    """(height, width, 4), what lies over the photo."""
+    pixels = (
+        page.locator(".stage canvas")
+        .nth(number)
+        .evaluate(
+            "c => ({w: c.width, h: c.height, p: Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)})"
+        )
+    )
+    return np.array(pixels["p"]).reshape(pixels["h"], pixels["w"], 4)
+
+
+def brightest_cell(over: np.ndarray, grid: tuple[int, int]) -> tuple[int, int]:
+    """The cell whose middle the spotlight leaves brightest."""
+    rows, columns = grid
+    height, width, _ = over.shape
+    dark = [
+        [over[int((r + 0.5) * height / rows), int((c + 0.5) * width / columns), 3] for c in range(columns)]
+        for r in range(rows)
+    ]
+    return divmod(int(np.argmin(dark)), columns)
+
+
+def place(page: Page, cell: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
+    box = page.locator(".stage").first.bounding_box()
+    assert box is not None
+    return box["x"] + (cell[1] + 0.5) * box["width"] / grid[1], box["y"] + (cell[0] + 0.5) * box["height"] / grid[0]
+
+
+def as_sideways_jpeg(photo: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.transpose(Image.Transpose.ROTATE_90).save(path, "JPEG", exif=exif, quality=95)
+
+
+def as_transparent(photo: Image.Image, path: Path) -> None:
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    photo.save(path, "PNG")
+
+
+KINDS = {
+    "photo.png": lambda photo, path: photo.save(path),
+    "sideways.jpg": as_sideways_jpeg,
+    "transparent.png": as_transparent,
+    "grey.jpg": lambda photo, path: photo.convert("L").save(path),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_upload_gets_the_models_caption(page: Page, model: Captioner, tmp_path: Path, name: str) -> None:
+    KINDS[name](load_image(EXAMPLES / "raccoon.jpg").resize((400, 300)), tmp_path / name)
+    upload(page, tmp_path / name)
+    assert sentence(page) == model.caption(tmp_path / name).text
+    box = page.locator(".stage").bounding_box()
+    assert box is not None
+    assert box["width"] / box["height"] == pytest.approx(4 / 3, rel=0.02)
+    shown = page.get_by_role("img", name=name, exact=True)
+    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [400, 300]
+
+
+def test_pointing_at_a_word_lights_its_place_without_the_server(viewer: Page, photographer: Caption) -> None:
+    asked: list[str] = []
+    viewer.on("request", lambda request: asked.append(request.url))
+    viewer.on("websocket", lambda socket: asked.append(socket.url))
+    sent = viewer.evaluate(
+        "() => { window.sent = 0; const send = WebSocket.prototype.send;"
+        "WebSocket.prototype.send = function (...a) { window.sent += 1; return send.apply(this, a); }; return 0; }"
+    )
+    assert heat(viewer)[..., 3].max() == 0
+    grid = photographer.attention.shape[1], photographer.attention.shape[2]
+    found = []
+    for t, word in enumerate(photographer.words):
+        words(viewer).nth(t).hover()
+        expect(viewer.get_by_role("img", name=f"where the model looked for “{word}”")).to_be_visible()
+        over = heat(viewer)
+        assert over[..., 3].max() == pytest.approx(0.75 * 255, abs=2)
+        found.append(brightest_cell(over, grid))
+        details = viewer.get_by_role("complementary", name="Details")
+        expect(details).to_contain_text(f"word {t + 1} of {len(photographer.words)}")
+        expect(details).to_contain_text(f"{entropies(photographer.attention)[t]:.1f} bits")
+    # On one scale for all words several cells may be lit fully, so a place is right if it is as good as the peak.
+    shared = np.median(photographer.attention.max((1, 2)))
+    for cell, weights in zip(found, photographer.attention, strict=True):
+        assert weights[cell] >= min(weights.max(), shared) * 0.97
+    assert len(set(found)) > 2
+    assert asked == []
+    assert viewer.evaluate("() => window.sent") == sent
+
+
+def test_pointing_at_the_photo_tints_the_words_that_looked_there(viewer: Page, photographer: Caption) -> None:
+    attention = photographer.attention
+    rows, columns = attention.shape[1:]
+    cell = divmod(int(attention[1].argmax()), columns)
+    viewer.mouse.move(*place(viewer, cell, (rows, columns)))
+    tints = [float(node.evaluate("node => node.style.getPropertyValue('--tint')")) for node in words(viewer).all()]
+    expected = (attention[:, *cell] / np.median(attention.max((1, 2)))).clip(0, 1)
+    assert tints == pytest.approx(expected.tolist(), abs=0.02)
+    best = photographer.words[int(attention[:, *cell].argmax())]
+    expect(viewer.get_by_text("Of each look, this place had")).to_contain_text(
+        f"“{best}” {attention[:, *cell].max():.0%}".replace("%", " %")
+    )
+    viewer.mouse.move(5, 5)
+    assert all(
+        node.evaluate("node => node.style.getPropertyValue('--tint')") == "0.000" for node in words(viewer).all()
+    )
+
+
+def test_the_keyboard_does_all_that_a_mouse_does(viewer: Page, photographer: Caption) -> None:
+    words(viewer).first.focus()
+    for _ in range(2):
+        viewer.keyboard.press("ArrowRight")
+    expect(words(viewer).nth(2)).to_be_focused()
+    expect(viewer.get_by_role("img", name=f"looked for “{photographer.words[2]}”")).to_be_visible()
+    viewer.keyboard.press("Enter")
+    expect(words(viewer).nth(2)).to_have_attribute("aria-pressed", "true")
+    viewer.keyboard.press("End")
+    expect(words(viewer).last).to_be_focused()
+    expect(viewer.get_by_role("img", name=f"looked for “{photographer.words[-1]}”")).to_be_visible()
+    viewer.keyboard.press("Tab")
+    # What was pinned is there again when the focus has gone.
+    expect(viewer.get_by_role("img", name=f"looked for “{photographer.words[2]}”")).to_be_visible()
+    viewer.keyboard.press("Shift+Tab")
+    viewer.keyboard.press("Escape")
+    expect(words(viewer).nth(2)).to_have_attribute("aria-pressed", "false")
+    viewer.locator(".stage").focus()
+    viewer.keyboard.press("ArrowUp")
+    expect(viewer.get_by_text("Of each look, this place had")).to_be_visible()
+
+
+def test_a_pinned_word_stays_while_others_are_looked_at(viewer: Page, photographer: Caption) -> None:
+    words(viewer).nth(1).click()
+    words(viewer).nth(3).hover()
+    expect(viewer.get_by_role("img", name=f"looked for “{photographer.words[3]}”")).to_be_visible()
+    viewer.mouse.move(5, 5)
+    expect(viewer.get_by_role("img", name=f"looked for “{photographer.words[1]}”")).to_be_visible()
+    words(viewer).nth(1).click()
+    viewer.mouse.move(5, 5)
+    expect(viewer.get_by_role("img", name="as it is")).to_be_visible()
+
+
+def test_words_that_come_twice_are_told_apart(viewer: Page, photographer: Caption) -> None:
+    twice = [word for word in photographer.words if photographer.words.count(word) == 2][0]
+    places = [t for t, word in enumerate(photographer.words) if word == twice]
+    labels = [str(words(viewer).nth(t).get_attribute("aria-label")) for t in places]
+    assert [label.split(",")[1] for label in labels] == [f" 1st “{twice}”", f" 2nd “{twice}”"]
+    drawn = []
+    for t in places:
+        words(viewer).nth(t).hover()
+        drawn.append(heat(viewer))
+    assert not np.array_equal(*drawn)
+
+
+def test_play_walks_the_words_and_is_off_where_motion_is_unwanted(
+    viewer: Page, browser: Browser, server: str, photographer: Caption
+) -> None:
+    expect(viewer.get_by_role("button", name="Play")).to_be_disabled()
+    with opened(browser, server, reduced_motion="no-preference") as lively:
+        lively.get_by_role("button", name="Photographer").click()
+        # It plays once by itself.
+        for word in photographer.words:
+            expect(lively.get_by_role("img", name=f"looked for “{word}”")).to_be_visible(timeout=SLOW)
+        expect(lively.get_by_role("img", name="as it is")).to_be_visible()
+        lively.get_by_role("button", name="Play").click()
+        for word in photographer.words[:3]:
+            expect(lively.get_by_role("img", name=f"looked for “{word}”")).to_be_visible()
+        lively.get_by_role("button", name="Stop").click()
+        shown = lively.locator(".stage canvas").get_attribute("aria-label")
+        lively.wait_for_timeout(800)
+        assert lively.locator(".stage canvas").get_attribute("aria-label") == shown
+
+
+def test_everything_it_looked_at(viewer: Page, photographer: Caption) -> None:
+    viewer.get_by_role("button", name="Everything it looked at").click()
+    expect(viewer.get_by_role("img", name="with everything it looked at")).to_be_visible()
+    rows, columns = photographer.attention.shape[1:]
+    total = photographer.attention.sum(0)
+    assert brightest_cell(heat(viewer), (rows, columns)) == divmod(int(total.argmax()), columns)
+
+
+def test_another_caption_of_the_beam_takes_the_place_of_the_first(viewer: Page, photographer: Caption) -> None:
+    second = photographer.alternatives[0]
+    viewer.get_by_role("button", name=second.text).click()
+    assert sentence(viewer) == second.text
+    expect(viewer.get_by_role("button", name=second.text)).to_have_attribute("aria-pressed", "true")
+    panel = open_tab(viewer, "Raw")
+    with viewer.expect_download(timeout=SLOW) as download:
+        panel.get_by_role("button", name="Download JSON").click()
+    assert json.loads(download.value.path().read_text())["caption"] == second.text
+
+
+def test_another_word_is_written_on_from(viewer: Page, model: Captioner, photographer: Caption) -> None:
+    words(viewer).nth(1).click()
+    details = viewer.get_by_role("complementary", name="Details")
+    word, probability = next(
+        choice for choice in photographer.choices[1] if choice[0] not in (photographer.words[1], ".")
+    )
+    details.get_by_role("button", name=re.compile(f"^{word} ")).click()
+    prefix = (photographer.words[0], word)
+    expected = model.caption(PHOTOGRAPHER, DecodingOptions(prefix=prefix))
+    expect(words(viewer).nth(1)).to_have_text(word, timeout=SLOW)
+    assert sentence(viewer) == expected.text
+    assert expected.word_probs[1] == pytest.approx(probability, rel=1e-3)
+    viewer.get_by_role("button", name="Undo the change").click()
+    expect(words(viewer).nth(1)).to_have_text(photographer.words[1], timeout=SLOW)
+    assert sentence(viewer) == photographer.text
+
+
+def test_soft_and_hard_attention_are_compared_on_the_same_words(viewer: Page, photographer: Caption) -> None:
+    panel = open_tab(viewer, "Compare")
+    compared = panel.get_by_role("toolbar", name="Words of the caption")
+    expect(compared).to_be_visible(timeout=SLOW)
+    assert compared.get_by_role("button").all_inner_texts() == list(photographer.words)
+    expect(panel.get_by_text("By itself, hard attention says")).to_be_visible()
+    compared.get_by_role("button").nth(1).click()
+    assert panel.get_by_role("img", name=f"looked for “{photographer.words[1]}”").count() == 2
+    white = [(heat(viewer, number)[..., :3].min(-1) == 255).sum() for number in (1, 2)]
+    # Only the cell that hard attention drew is framed.
+    assert white[0] == 0
+    assert white[1] > 50
+
+
+def test_downloads_hold_what_was_shown(viewer: Page, photographer: Caption) -> None:
+    def fetch(tab: str, button: str) -> tuple[str, bytes]:
+        panel = open_tab(viewer, tab)
+        with viewer.expect_download(timeout=SLOW) as download:
+            panel.get_by_role("button", name=button).click()
+        return download.value.suggested_filename, download.value.path().read_bytes()
+
+    name, data = fetch("Filmstrip", "Download PNG")
+    assert name == "photographer-filmstrip.png"
+    assert Image.open(io.BytesIO(data)).width > 1000
+    name, data = fetch("Matrix", "Download PNG")
+    assert name == "photographer-matrix.png"
+    assert Image.open(io.BytesIO(data)).width > 1000
+    name, data = fetch("GIF", "Download GIF")
+    assert name == "photographer-attention.gif"
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == len(photographer.words)
+    _, data = fetch("Raw", "Download NPZ")
+    arrays = np.load(io.BytesIO(data))
+    assert arrays["words"].tolist() == list(photographer.words)
+    np.testing.assert_allclose(arrays["attention"], photographer.attention, atol=1e-6)
+    _, data = fetch("Raw", "Download JSON")
+    record: dict[str, Any] = json.loads(data)
+    assert record["caption"] == photographer.text
+    assert record["betas"] == pytest.approx(photographer.betas)
+    np.testing.assert_allclose(record["attention"], photographer.attention, atol=1e-6)
+
+
+def test_hard_attention_frames_the_cell_it_saw(viewer: Page) -> None:
+    hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
+    caption = hard.caption(PHOTOGRAPHER, DecodingOptions(context="argmax"))
+    assert caption.locations is not None
+    viewer.get_by_role("radio", name="Hard attention").click()
+    expect(words(viewer)).to_have_text(list(caption.words), timeout=SLOW)
+    for t in (1, len(caption.words) - 1):
+        words(viewer).nth(t).hover()
+        expect(viewer.get_by_role("img", name=f"looked for “{caption.words[t]}”")).to_be_visible()
+        over = heat(viewer)
+        y, x = np.nonzero(over[..., :3].min(-1) == 255)
+        middle = float(y.mean()) / over.shape[0], float(x.mean()) / over.shape[1]
+        rows, columns = caption.attention.shape[1:]
+        expected = (caption.locations[t][0] + 0.5) / rows, (caption.locations[t][1] + 0.5) / columns
+        assert middle == pytest.approx(expected, abs=0.02)
+
+
+def test_the_address_holds_the_settings(page: Page, browser: Browser, server: str) -> None:
+    page.get_by_role("button", name="Photographer").click()
+    sentence(page)
+    page.get_by_role("radio", name="Hard attention").click()
+    page.get_by_role("button", name="Heat map").click()
+    page.get_by_role("radio", name="Cividis").click()
+    expect(page).to_have_url(re.compile("map=Cividis"))
+    with opened(browser, page.url.replace(page.url.split("?")[0], server)) as other:
+        other.get_by_role("button", name="Photographer").click()
+        hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
+        assert sentence(other) == hard.caption(PHOTOGRAPHER, DecodingOptions(context="argmax")).text
+        words(other).nth(1).hover()
+        over = heat(other)
+        assert (over[..., 0] > over[..., 2] + 60).any()  # yellow, at the top of the map
+
+
+def test_a_bad_file_is_told_kindly_and_the_next_one_works(page: Page, tmp_path: Path) -> None:
+    name = "<b>odd<b> [name](x) $y$ :smile:.jpg"
+    (tmp_path / name).write_text("not a photo")
+    upload(page, tmp_path / name)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text(f"{name}: not an image", timeout=SLOW)
+    upload(page, EXAMPLES / "astronaut.jpg")
+    assert sentence(page)
+    expect(alert).to_have_count(0)
+
+
+def test_the_camera_takes_a_photo(page: Page) -> None:
+    page.get_by_text("Use the camera").click()
+    page.get_by_role("button", name="Take Photo").click(timeout=SLOW)
+    assert len(sentence(page).split()) >= 3
+
+
+def test_a_photo_is_still_there_after_a_look_at_another_page(viewer: Page, photographer: Caption) -> None:
+    viewer.get_by_role("link", name="About the model").click()
+    expect(viewer.get_by_role("heading", name="About the model")).to_be_visible(timeout=SLOW)
+    viewer.get_by_role("link", name="Caption").click()
+    assert sentence(viewer) == photographer.text
+
+
+def test_the_caption_is_copied(browser: Browser, server: str, photographer: Caption) -> None:
+    with opened(browser, server, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.get_by_role("button", name="Photographer").click()
+        sentence(page)
+        page.get_by_role("button", name="Copy caption").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert page.evaluate("() => navigator.clipboard.readText()") == f"{photographer.text}."
+
+
+def test_a_narrow_screen_shows_everything_within_its_width(page: Page) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.get_by_role("button", name="Astronaut").click()
+    sentence(page)
+    words(page).first.click()
+    for part in (".caption", ".bar", ".stage", ".panel", ".choices"):
+        box = page.locator(part).first.bounding_box()
+        assert box is not None, part
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 400
