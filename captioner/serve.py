@@ -57,7 +57,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         from streamlit.web.cli import main
     except ModuleNotFoundError as error:
         raise CaptionerError(
-            f"the web app needs {error.name}, which is not installed; pip install streamlit"
+            f"the web app needs {error.name}, which is not installed; pip install -r requirements.txt"
         ) from error
     command = ["run", str(_SCRIPT), "--server.address", address, "--server.port", str(arguments.port)]
     command += ["--", "--runs", str(arguments.runs.resolve())]
