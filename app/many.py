@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from app.photos import TURN, Upload, open_photo, to_jpeg
 from captioner.batch.formats import comma_separated, jsonl
+from captioner.batch.listing import natural
 from captioner.batch.records import Record, describe
 from captioner.config import DecodingOptions
 from captioner.errors import ImageReadError
@@ -80,7 +81,7 @@ class Album:
     Attributes
     ----------
     uploads : list of Upload
-        In the order they came.
+        In natural order, as the command line has it: a browser gives a folder in any.
     refused : int
         How many photos came if they were too many; none of them is taken then.
     captioned : int
@@ -98,7 +99,7 @@ class Album:
     def take(self, uploads: Sequence[Upload]) -> None:
         """Exchange the photos."""
         self.refused = len(uploads) if len(uploads) > MAX_FILES else 0
-        self.uploads = [] if self.refused else list(uploads)
+        self.uploads = [] if self.refused else sorted(uploads, key=_by_name)
         self.restart_clock()
         if len(self._results) > _MOST_RESULTS:
             here = {upload.digest for upload in self.uploads}
@@ -129,6 +130,10 @@ class Album:
                 self._results[upload.digest, task] = result
         self.captioned += len(chunk)
         self.seconds += time.monotonic() - started
+
+
+def _by_name(upload: Upload) -> list[str]:
+    return [natural(part) for part in upload.name.split("/")]
 
 
 def _caption(

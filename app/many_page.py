@@ -34,6 +34,7 @@ def show() -> None:
             "Give it fewer, or run this where the photos are:"
         )
         st.code(COMMAND, language=None, wrap_lines=True)
+        st.button("Start over", on_click=_start_over)
     if not album.uploads:
         return
     task = Task(models.checkpoints()[model])
