@@ -5,6 +5,7 @@ Shapes: T words, grid rows x columns, N pieces of the photo.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont
 
+from captioner.vocabulary import detokenize
+
 Region = tuple[float, float, float, float]
 Locations = Sequence[tuple[int, int]]
 _DARK = 0.25  # brightness left where nothing was looked at
@@ -23,6 +26,10 @@ _INK = "#333333"
 # Inches: the matrix is 1100 pixels wide at 150 to the inch.
 _WIDTH, _NARROWEST, _ROW, _HEAD, _SLIVER, _GAP = 7.33, 0.34, 0.27, 1.1, 0.12, 0.08
 _TITLE, _LABEL, _PERCENT = 13, 11, 8  # points
+# Pixels of the animation.
+_LETTERS, _LINE, _MARGIN, _CANVAS = 22, 34, 18, 320
+_PAPER, _OTHERS = (20, 20, 20), (150, 150, 150)
+_EACH, _LAST = 600, 1500  # milliseconds a word is shown
 
 
 def heat_map(attention: np.ndarray, size: tuple[int, int], region: Region) -> np.ndarray:
@@ -298,3 +305,67 @@ def _luminance(colour: tuple[float, float, float, float]) -> float:
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Load the font that figures are written in."""
     return ImageFont.truetype(findfont(FontProperties()), size)
+
+
+def animation(
+    image: Image.Image,
+    words: Sequence[str],
+    attention: np.ndarray,
+    region: Region,
+    locations: Locations | None = None,
+) -> bytes:
+    """Make a GIF that speaks the caption: a frame per word, its overlay above the sentence with the word marked.
+
+    Parameters
+    ----------
+    words : sequence of str
+        T of them.
+    attention : ndarray
+        (T, rows, columns).
+    region : tuple of 4 floats
+        Pixels of `image`.
+    locations : sequence of (row, column), optional
+        The one cell each word was looked for at.
+    """
+    pictures = word_overlays(image, attention, region, locations)
+    font = _font(_LETTERS)
+    width = max(pictures[0].width, _CANVAS)
+    lines = _wrap(words, font, width - 2 * _MARGIN)
+    lengths = [font.getlength(detokenize(line)) for line in lines]
+    width = max(width, round(max(lengths)) + 2 * _MARGIN)
+    top = pictures[0].height + _MARGIN + _LINE // 2
+    page = Image.new("RGB", (width, top + len(lines) * _LINE - _LINE // 2 + _MARGIN), _PAPER)
+    draw, places = ImageDraw.Draw(page), []
+    for row, (line, length) in enumerate(zip(lines, lengths, strict=True)):
+        for place, word in enumerate(line):
+            before = font.getlength(detokenize(line[: place + 1])) - font.getlength(word)
+            places.append(((width - length) / 2 + before, top + row * _LINE))
+            draw.text(places[-1], word, _OTHERS, font, anchor="lm")
+
+    frames, corner = [], ((width - pictures[0].width) // 2, 0)
+    for picture, word, (x, y) in zip(pictures, words, places, strict=True):
+        frame = page.copy()
+        frame.paste(picture, corner)
+        draw = ImageDraw.Draw(frame)
+        draw.rectangle((x, y + 13, x + font.getlength(word), y + 15), _GLOW)
+        draw.text((x, y), word, _GLOW, font, anchor="lm")
+        palette = frame.quantize(256, Image.Quantize.FASTOCTREE)
+        frames.append(frame.quantize(palette=palette, dither=Image.Dither.NONE))
+        # Only the photo is dithered: paper and letters would be speckled.
+        frames[-1].paste(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG), corner)
+    buffer = io.BytesIO()
+    durations = [_EACH] * (len(frames) - 1) + [_LAST]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return buffer.getvalue()
+
+
+def _wrap(words: Sequence[str], font: ImageFont.FreeTypeFont, room: int) -> list[list[str]]:
+    """Break a sentence into lines of at most `room` pixels, but for words that are longer."""
+    lines: list[list[str]] = [[]]
+    for word in words:
+        text = detokenize([*lines[-1], word])
+        # Not before the 's of man's.
+        if lines[-1] and text.endswith(f" {word}") and font.getlength(text) > room:
+            lines.append([])
+        lines[-1].append(word)
+    return lines

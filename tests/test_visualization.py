@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import io
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from captioner.visualization import (
+    Region,
+    animation,
     attention_matrix,
     cell_box,
     filmstrip,
@@ -20,6 +23,7 @@ from captioner.visualization import (
     word_overlays,
 )
 
+RACCOON = Path(__file__).parent.parent / "examples" / "raccoon.jpg"
 LONG = "donaudampfschifffahrtsgesellschaftskapitän"
 
 
@@ -122,6 +126,17 @@ def test_a_long_word_is_written_smaller_over_its_picture() -> None:
     assert short.get_fontsize() == 13
     _saved(figure)
     assert long.get_window_extent().width < figure.bbox.width / 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (20, 2000), (20, 60_000), (3000, 2)])
+def test_photos_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
+    photo, maps, words = Image.new("RGB", size, "red"), np.stack([one_hot(0, 0), one_hot(3, 3)]), ["a", "dog"]
+    side, (width, height) = min(size), size
+    left, top = (width - side) // 2, (height - side) // 2
+    for region in ((0, 0, width, height), (left, top, left + side, top + side)):
+        gif = animation(photo, words, maps, region, [(0, 0), (3, 3)])
+        assert len(frames(gif)) == 2
+        _saved(attention_matrix(photo, words, maps, region))
 
 
 def random_maps(words: int, rows: int, columns: int) -> np.ndarray:
@@ -237,3 +252,84 @@ def test_no_word_of_the_matrix_is_cut_off() -> None:
         assert box.x1 < figure.bbox.width
         if "%" not in text.get_text():
             assert box.x1 < cells
+
+
+def frames(gif: bytes) -> list[np.ndarray]:
+    return [np.asarray(frame.convert("RGB"), int) for frame in ImageSequence.Iterator(Image.open(io.BytesIO(gif)))]
+
+
+def marked(frame: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of what is yellow."""
+    places = np.argwhere((frame[..., 0] > 200) & (frame[..., 1] > 160) & (frame[..., 2] < 130))
+    return (*places.min(0).tolist(), *places.max(0).tolist())
+
+
+def test_an_animation_has_a_frame_per_word_and_repeats() -> None:
+    words = ["a", "dog", "and", "a", "dog"]
+    maps = np.stack([one_hot(0, 0)] * 5)
+    gif = Image.open(io.BytesIO(animation(Image.new("RGB", (640, 320), "white"), words, maps, (0, 0, 640, 320))))
+    assert gif.format == "GIF"
+    assert gif.info["loop"] == 0
+    shown = [(frame.size, frame.info["duration"]) for frame in ImageSequence.Iterator(gif)]
+    size = shown[0][0]
+    assert size[0] == 480
+    assert shown == [(size, 600)] * 4 + [(size, 1500)]
+
+
+def test_an_animation_shows_the_overlay_of_every_word_and_stays_small() -> None:
+    photo = Image.open(RACCOON)
+    maps, region = random_maps(12, 5, 5), (0, 0, 800, 600)
+    locations = [divmod(n, 5) for n in range(12)]
+    gif = animation(photo, [f"word{n}" for n in range(12)], maps, region, locations)
+    assert len(gif) < 1_500_000
+    overlays = [np.asarray(picture, int) for picture in word_overlays(photo, maps, region, locations)]
+    for word, frame in enumerate(frames(gif)):
+        differences = [np.abs(frame[:360] - picture).mean() for picture in overlays]
+        assert differences[word] < 4
+        assert min(differences[:word] + differences[word + 1 :]) > 2 * differences[word]
+
+
+def test_the_marked_word_moves_through_a_caption_that_stays_where_it_is() -> None:
+    words = [*("a", "small", "dog", "and", "a", "man", "is", "skateboarding"), *("to", "a", "very", "long", "fence")]
+    maps = np.stack([one_hot(1, 1)] * len(words))
+    shown = frames(animation(Image.new("RGB", (480, 100)), words, maps, (0, 0, 480, 100)))
+    boxes = [marked(frame) for frame in shown]
+    assert len(shown) == len(words)
+    lines = sorted({bottom for _, _, bottom, _ in boxes})
+    assert len(lines) > 1
+    for (_, _, above, before), (_, left, bottom, right) in itertools.pairwise(boxes):
+        # On the same line it goes to the right; a new line begins in the left half.
+        assert left > before if bottom == above else bottom > above and left < 240
+        assert right > left
+    for (one, here), (other, there) in itertools.pairwise(zip(shown, boxes, strict=True)):
+        changed = np.abs(one - other).max(-1) > 40
+        for top, left, bottom, right in (here, there):
+            changed[top - 2 : bottom + 3, left - 2 : right + 3] = False
+        assert not changed.any()
+
+
+@pytest.mark.parametrize(("size", "words"), [((40, 400), "a very small photo has a long caption"), ((300, 200), LONG)])
+def test_no_word_of_the_animation_is_cut_off(size: tuple[int, int], words: str) -> None:
+    region: Region = (0, 0, *size)
+    maps = np.stack([one_hot(0, 0)] * len(words.split()))
+    for frame in frames(animation(Image.new("RGB", size), words.split(), maps, region)):
+        ink = np.argwhere(frame[size[1] :].max(-1) > 60)
+        height, width = frame.shape[0] - size[1], frame.shape[1]
+        assert ink.min() >= 8
+        assert (ink.max(0) < (height - 8, width - 8)).all()
+
+
+def test_clitics_stay_with_their_word() -> None:
+    """With a space, the gap would be at least 7 pixels."""
+    maps = np.stack([one_hot(0, 0)] * 3)
+    man, clitic, dog = (
+        marked(frame)
+        for frame in frames(animation(Image.new("RGB", (400, 90)), ["man", "'s", "dog"], maps, (0, 0, 400, 90)))
+    )
+    assert clitic[1] - man[3] < 4
+    assert dog[1] - clitic[3] >= 5
+    for letters in range(5):
+        words = ["mmmmmmm" + "i" * letters, "'s"] * 4
+        gif = animation(Image.new("RGB", (400, 90)), words, np.stack([one_hot(0, 0)] * 8), (0, 0, 400, 90))
+        boxes = [marked(frame) for frame in frames(gif)]
+        assert all(word[2] == clitic[2] for word, clitic in zip(boxes[::2], boxes[1::2], strict=True))
