@@ -71,10 +71,8 @@ def to_json(fields: dict[str, Any], caption: Caption) -> bytes:
 
 def to_npz(caption: Caption) -> bytes:
     """Encode the attention as `captioner caption --attention npz` does."""
-    from captioner.visualization import attention_arrays
-
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **attention_arrays(caption))
+    np.savez_compressed(buffer, **caption.attention_arrays())
     return buffer.getvalue()
 
 

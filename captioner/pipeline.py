@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -83,6 +83,26 @@ class Caption:
     ended: bool
     choices: tuple[tuple[tuple[str, float], ...], ...] = ()
     alternatives: tuple[Caption, ...] = ()
+
+    def attention_arrays(self) -> dict[str, Any]:
+        """Where the model looked, as arrays for a file (`numpy.savez`).
+
+        Returns
+        -------
+        dict of str to ndarray
+            `words`, `attention` (T, rows, columns), `region`, `width`, `height` and, if hard attention chose cells,
+            `locations` (T, 2).
+        """
+        arrays = {
+            "words": np.array(self.words, dtype=np.str_),
+            "attention": self.attention.astype(np.float32),
+            "region": np.array(self.region, np.float64),
+            "width": np.array(self.width, np.int64),
+            "height": np.array(self.height, np.int64),
+        }
+        if self.locations is not None:
+            arrays["locations"] = np.array(self.locations, np.int64).reshape(-1, 2)
+        return arrays
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from captioner.batch.files import cannot_write, replacing
 from captioner.batch.hashes import hash64
@@ -22,8 +22,7 @@ def save_attention(image: str, caption: Caption, kind: str, folder: Path) -> str
     image : str
         Path of the photo.
     kind : {"npz", "png"}
-        `npz` holds `words`, `attention` (T, rows, columns), `region`, `width`, `height` and, under hard attention,
-        `locations`; `png` is a filmstrip.
+        `npz` holds `Caption.attention_arrays`; `png` is a filmstrip.
     folder : Path
         Where to; made if it is not there.
 
@@ -53,16 +52,7 @@ def save_attention(image: str, caption: Caption, kind: str, folder: Path) -> str
 def _save_numbers(image: str, caption: Caption, file: BinaryIO) -> None:
     import numpy as np
 
-    arrays: dict[str, Any] = {
-        "words": np.array(caption.words, dtype=np.str_),
-        "attention": caption.attention.astype(np.float32),
-        "region": np.array(caption.region, np.float64),
-        "width": np.int64(caption.width),
-        "height": np.int64(caption.height),
-    }
-    if caption.locations is not None:
-        arrays["locations"] = np.array(caption.locations, np.int64).reshape(-1, 2)
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **caption.attention_arrays())
 
 
 def _save_picture(image: str, caption: Caption, file: BinaryIO) -> None:
