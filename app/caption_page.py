@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 from PIL import Image, ImageOps
 
 from app import exports, models
-from app.attention_viewer import View, attention_viewer
+from app.attention_viewer import Map, Scale, View, attention_viewer
 from app.layout import show_error, skeleton
 from app.photos import TYPES, Shown, Upload, shown
 from captioner.config import END, DecodingOptions
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 
 SAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.jpg"))
 SEARCHES = {"Search": 0.0, "Draw": 1.0}
-SIGHTS = {"Likeliest cell": "argmax", "Drawn cell": "sample", "All cells": "expectation"}
-MAPS = {"Spotlight": "spotlight", "Cividis": "cividis", "Grey": "gray"}
-SCALES = {"Each word": "word", "All words": "shared"}
+SIGHTS: dict[str, Literal["argmax", "sample", "expectation"]] = {
+    "Likeliest cell": "argmax",
+    "Drawn cell": "sample",
+    "All cells": "expectation",
+}
+MAPS: dict[str, Map] = {"Spotlight": "spotlight", "Cividis": "cividis", "Grey": "gray"}
+SCALES: dict[str, Scale] = {"Each word": "word", "All words": "shared"}
 _CHOICES = 6  # words offered in place of each
 
 
@@ -256,7 +261,7 @@ def _forget_words() -> None:
 
 def _more(photo: Upload, picture: Shown, caption: Caption, settings: Settings) -> None:
     """Show what else can be made of a caption, computing only what is open."""
-    parts = {
+    parts: dict[str, Callable[[], None]] = {
         "Filmstrip": lambda: _filmstrip(photo, picture, caption),
         "Matrix": lambda: _matrix(photo, picture, caption),
         "Compare": lambda: _compare(photo, picture, caption, settings),

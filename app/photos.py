@@ -91,8 +91,8 @@ def _shown(digest: str, _upload: Upload) -> Shown:
         return Shown(to_jpeg(image, _SHOWN_SIDE), *image.size)
 
 
-def open_photo(upload: Upload) -> Image.Image:
-    """Read a photo, upright RGB.
+def open_photo(upload: Upload, enough: int | None = None) -> Image.Image:
+    """Read a photo, upright RGB; `enough` as of `load_image`.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def open_photo(upload: Upload) -> Image.Image:
     if len(upload.data) > MAX_MEGABYTES * 2**20:
         raise ImageReadError(f"{upload.name}: is larger than {MAX_MEGABYTES} MB; shrink it")
     try:
-        return load_image(upload.data)
+        return load_image(upload.data, enough)
     except ImageReadError as error:
         raise ImageReadError(f"{upload.name}: {str(error).removeprefix('image: ')}") from error
 

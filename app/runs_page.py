@@ -1,10 +1,78 @@
-"""A page."""
+"""Training runs: their curves, followed while they are in progress."""
 
 from __future__ import annotations
 
 import streamlit as st
 
+from app import runs
+from app.arguments import arguments
+from app.layout import plain
+from captioner.errors import CaptionerError
+from captioner.history import panels
+
+_REFRESH = 10  # seconds
+_NOTE = (
+    "Dots are the values logged, lines their moving average. Scores are of dev, photos that are not trained on; higher "
+    "is better, and the best is marked. The table shows the epoch that training kept."
+)
+_BUNDLED_NOTE = (
+    "The bundled models: four epochs of fine-tuning by cross-entropy, then four of self-critical training, by the "
+    "CIDEr-D of captions they draw. The soft model's first four scores are of cropped photos."
+)
+
 
 def show() -> None:
     """Lay out the page."""
-    st.title("runs")
+    st.title("Training runs")
+    own, bundled = runs.own_runs(arguments().runs), runs.bundled_runs()
+    if not own:
+        _show_how_to_train()
+    names = [run.name for run in own + bundled]
+    chosen = st.multiselect(
+        "Runs, newest first",
+        names,
+        default=names[:1] if own else names,
+        max_selections=len(runs.COLOURS),
+        placeholder="Choose a run or several",
+        key="runs",
+        persist_state="session",
+    )
+    followed = any(run.in_progress for run in own if run.name in chosen)
+    st.fragment(_show_runs, run_every=_REFRESH if followed else None)(chosen, followed)
+
+
+def _show_how_to_train() -> None:
+    folder = plain(str(arguments().runs.absolute()))
+    st.markdown(f"There are no training runs in {folder} yet; this makes one, to be followed here while it goes on:")
+    st.code(".venv/bin/python train.py recipes/flickr8k-soft.toml", language="sh")
+    st.caption("`.venv/bin/captioner app --runs FOLDER` shows those of another folder.")
+
+
+def _show_runs(chosen: list[str], followed: bool) -> None:
+    found = [run for run in runs.own_runs(arguments().runs) + runs.bundled_runs() if run.name in chosen]
+    found.sort(key=lambda run: chosen.index(run.name))
+    if followed and not any(run.in_progress for run in found):
+        st.rerun()  # without the timer
+    if live := [run.name for run in found if run.in_progress]:
+        st.caption(plain(f"In progress, looked at every {_REFRESH} seconds: {', '.join(live)}"))
+    rows = {}
+    for run in found:
+        try:
+            rows[run.name] = runs.read(run)
+        except CaptionerError as error:
+            st.warning(plain(str(error)))
+    if not rows:
+        return
+    drawn = panels(rows)
+    for start in range(0, len(drawn), 2):
+        for column, panel in zip(st.columns(2, gap="medium"), drawn[start : start + 2], strict=False):
+            with column:
+                st.markdown(f"##### {plain(panel.title)}", anchors=False)
+                st.altair_chart(runs.chart(panel, list(rows)), alt=panel.title)
+    table = [runs.summary(run, rows[run.name]) for run in found if run.name in rows]
+    scores = {name for row in table for name, value in row.items() if isinstance(value, float)}
+    formats = {name: st.column_config.NumberColumn(format="%.2f") for name in scores}
+    st.dataframe(table, hide_index=True, placeholder="–", column_config=formats)
+    st.caption(_NOTE)
+    if any(run.written is None for run in found):
+        st.caption(_BUNDLED_NOTE)

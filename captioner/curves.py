@@ -14,9 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from captioner.errors import CaptionerError
-from captioner.history import COLOURS, Curve, Runs, panels
+from captioner.history import Curve, Runs, panels
 
 _FORMATS = (".png", ".svg", ".pdf")
+# Okabe and Ito's palette for every kind of colour vision, without its yellow, too faint on white; then dashes.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":")
 _INK, _GRID = "#333333", "#E6E6E6"
 
@@ -90,7 +92,7 @@ def _styles() -> Iterator[dict[str, Any]]:
     """Line styles of the runs in turn: all colours, then all colours dashed, and so on."""
     return (
         {"color": colour, "linestyle": dashes}
-        for dashes, colour in itertools.cycle(itertools.product(_DASHES, COLOURS))
+        for dashes, colour in itertools.cycle(itertools.product(_DASHES, _COLOURS))
     )
 
 

@@ -21,8 +21,6 @@ from captioner.training.run_log import whole_lines
 Row = dict[str, Any]
 Runs = Mapping[str, Sequence[Row]]
 METRICS = "metrics.jsonl"
-# Of runs in turn: Okabe and Ito's palette for every kind of colour vision, without its yellow, too faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _TRAINING = {
     "train/cross_entropy": "Cross-entropy in training",
     "train/cider": "CIDEr-D of samples in training",

@@ -28,13 +28,15 @@ _ENOUGH = 1.5  # times the side of the model's input: less would be seen in the 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, enough: int | None = None) -> Image.Image:
     """Read a photo as it is meant to be seen: upright, 8-bit RGB, transparency over white.
 
     Parameters
     ----------
     source : path, bytes, binary file or PIL image
         Of an animation, the first frame is taken.
+    enough : int, optional
+        Pixels that do for either side: a large JPEG is then given smaller, for less work.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def load_image(source: ImageSource) -> Image.Image:
     ImageReadError
         If the source is not a whole image of a known format of at most `MAX_PIXELS` pixels.
     """
-    return _load(source, None)[0]
+    return _load(source, enough)[0]
 
 
 def load_pixels(source: ImageSource, config: PreprocessingConfig) -> tuple[Tensor, tuple[int, int]]:

@@ -12,7 +12,7 @@ STAGES = {
     "flickr8k-soft": ("flickr8k-soft-finetune", "flickr8k-soft-scst"),
     "flickr8k-hard": ("flickr8k-hard-finetune", "flickr8k-hard-scst"),
 }
-KEPT = ("step", "epoch", "train/cross_entropy", "train/cider", "dev/bleu4", "dev/cider")
+KEPT = ("step", "epoch", "train/cross_entropy", "train/cider", *(f"dev/bleu{n}" for n in range(1, 5)), "dev/cider")
 MOST_STEPS = 250  # of a stage; more are averaged
 
 

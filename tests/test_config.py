@@ -23,6 +23,13 @@ def test_committed_recipes_are_valid(path: Path) -> None:
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
+@pytest.mark.parametrize("prefix", [(), ("a",), ("a", "dog", ".")])
+def test_any_number_of_words_makes_the_round_trip(prefix: tuple[str, ...]) -> None:
+    options = DecodingOptions(max_length=2, prefix=prefix)
+    assert DecodingOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+    assert json.loads(json.dumps(options.to_dict())) == options.to_dict()
+
+
 def test_all_faults_are_reported_together() -> None:
     with pytest.raises(CaptionerError, match=r"embedding_dim = 0 .*hidden_dim = -1 .*dropout = 1.5"):
         DecoderConfig(0, -1, 1, 1.5)
@@ -39,6 +46,16 @@ def test_all_faults_are_reported_together() -> None:
         ({"length_penalty": float("nan")}, "length_penalty = nan"),
         ({"context": "hard"}, "context = 'hard'"),
         ({"seed": -1}, "seed = -1"),
+        ({"prefix": "a dog"}, "prefix = 'a dog'"),
+        ({"prefix": ["a", 1]}, r"prefix = \('a', 1\)"),
+        ({"prefix": ["."]}, r"prefix = \('\.',\) may have '\.'.* only as its last word"),
+        ({"prefix": ["a", ".", "dog"]}, r"prefix = .* may have '\.'.* only as its last word"),
+        ({"prefix": ["a", "dog"], "max_length": 1}, "has 2 words, max_length = 1"),
+        ({"prefix": ["a", "dog", "."], "max_length": 1}, "has 2 words, max_length = 1"),
+        ({"top_words": 101}, "top_words = 101"),
+        ({"top_words": -1}, "top_words = -1"),
+        ({"temperature": -0.1}, "temperature = -0.1"),
+        ({"temperature": float("inf")}, "temperature = inf"),
         ([], "expected a table"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from captioner.checkpoint_files import BUNDLED
-from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
+from captioner.config import END, DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.metrics.attention import movement
 from captioner.models.show_attend_tell import ShowAttendTell
@@ -33,7 +34,10 @@ def test_a_caption_has_everything_it_promises(captioner: Captioner) -> None:
     grid = captioner.model.encoder.grid
     assert caption.attention.shape == (count, grid, grid)
     assert np.allclose(caption.attention.sum((1, 2)), 1, atol=1e-4)
-    assert len(caption.word_probs) == count
+    assert len(caption.word_probs) == len(caption.betas) == count
+    assert all(0 < beta < 1 for beta in caption.betas)
+    assert caption.ended
+    assert caption.choices == ()
     # The end token's probability is in the sentence's but not among the words'.
     assert caption.log_prob < float(np.log(caption.word_probs).sum())
     assert (caption.width, caption.height) == (512, 512)
@@ -144,6 +148,7 @@ def test_extreme_photos_are_captioned(captioner: Captioner, size: tuple[int, int
 def test_a_short_limit_still_gives_an_answer(captioner: Captioner, max_length: int) -> None:
     caption = captioner.caption(PHOTOS[0], DecodingOptions(max_length=max_length))
     assert 1 <= len(caption.words) <= max_length
+    assert not caption.ended
     assert len(caption.attention) == len(caption.words)
 
 
@@ -169,8 +174,10 @@ def test_half_precision_says_nearly_the_same(captioner: Captioner) -> None:
         assert rounded.attention.dtype == np.float32
         assert rounded.attention.sum((1, 2)) == pytest.approx(1, abs=1e-3)
         assert rounded.log_prob == pytest.approx(exact.log_prob, abs=1.0)
+        assert all(0 < beta < 1 for beta in rounded.betas)
         if rounded.words == exact.words:
             same_words += 1
+            assert rounded.betas == pytest.approx(exact.betas, abs=0.1)
             assert rounded.attention == pytest.approx(exact.attention, abs=0.05)
     assert same_words >= len(PHOTOS) - 2
 
@@ -210,6 +217,24 @@ def test_hard_attention_says_which_cell_it_saw(hard: Captioner, beam_size: int) 
     assert (again.words, again.locations) == (drawn[2].words, drawn[2].locations)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_hard_attention_draws_cells_under_every_kind_of_search(hard: Captioner, temperature: float) -> None:
+    def caption(seed: int) -> Caption:
+        options = DecodingOptions(
+            beam_size=5, context="sample", seed=seed, prefix=("a", "dog"), top_words=3, temperature=temperature
+        )
+        return hard.caption(noise_photo(0), options)
+
+    first, second = caption(0), caption(1)
+    assert first.locations != second.locations
+    assert (first.words, first.locations) == (caption(0).words, caption(0).locations)
+    for one in (first, *first.alternatives, second, *second.alternatives):
+        assert one.words[:2] == ("a", "dog")
+        counts = {len(one.locations or ()), len(one.betas), len(one.choices), len(one.words)}
+        assert counts == {len(one.attention)}
+    assert len({one.words for one in (first, *first.alternatives)}) == len(first.alternatives) + 1
+
+
 @pytest.mark.parametrize("context", ["argmax", "sample"])
 def test_only_hard_attention_sees_one_cell(captioner: Captioner, context: str) -> None:
     with pytest.raises(CaptionerError, match=f"context = '{context}' needs a model with hard attention.*'soft'"):
@@ -224,3 +249,89 @@ def test_the_bundled_hard_model_is_one() -> None:
         caption = hard.caption(EXAMPLES / "photographer.jpg", options)
         assert {"man", "person", "woman"} & set(caption.words), context
         assert movement(caption.attention) > 0.2, context
+
+
+def test_betas_are_the_gate_of_the_decoder(tiny_model: ShowAttendTell, vocabulary: Vocabulary) -> None:
+    torch.nn.init.normal_(tiny_model.decoder.gate.weight)
+    tiny = Captioner(tiny_model, vocabulary)
+    photo = tiny.read(noise_photo(0))
+    features = tiny.encode([photo])
+    [caption] = tiny.describe([photo], features, DecodingOptions(prefix=("a", "red", "ball", "on", "grass", END)))
+    expected = []
+    with torch.inference_mode():
+        state = tiny_model.decoder.init_state(features)
+        for token in [vocabulary.bos, *vocabulary.encode(caption.words[:-1])]:
+            expected.append(float(1 / (1 + torch.exp(-tiny_model.decoder.gate(state.hidden)))))
+            *_, state = tiny_model.decoder.step(torch.tensor([[token]]), state)
+    assert caption.betas == pytest.approx(expected, abs=1e-5)
+    assert max(expected) > min(expected) + 0.01
+
+
+def test_a_caption_is_found_again_from_its_beginning_and_rated_again_as_a_whole(captioner: Captioner) -> None:
+    greedy = DecodingOptions(beam_size=1)
+    photo = captioner.read(PHOTOS[0])
+    features = captioner.encode([photo])
+    [best] = captioner.describe([photo], features, greedy)
+    for prefix in (best.words[:2], best.words, (*best.words, END)):
+        [again] = captioner.describe([photo], features, dataclasses.replace(greedy, prefix=prefix))
+        assert (again.words, again.ended) == (best.words, best.ended)
+        assert again.log_prob == pytest.approx(best.log_prob, abs=1e-4)
+        assert again.word_probs == pytest.approx(best.word_probs, abs=1e-4)
+        assert again.betas == pytest.approx(best.betas, abs=1e-4)
+        assert again.attention == pytest.approx(best.attention, abs=1e-4)
+
+
+def test_a_batch_begins_alike_and_equals_its_photos_one_by_one(captioner: Captioner) -> None:
+    options = DecodingOptions(prefix=("there", "is", "a"))
+    together = list(captioner.caption_many(PHOTOS, options, batch_size=4))
+    assert {caption.words[:3] for caption in together} == {options.prefix}
+    assert len({caption.words for caption in together}) > 1
+    for path, caption in zip(PHOTOS, together, strict=True):
+        assert same(captioner.caption(path, options), caption)
+
+
+def test_choices_say_what_could_have_stood_there(captioner: Captioner) -> None:
+    """The probability of an end is checked by the caption that ends there."""
+    options = DecodingOptions(beam_size=1, top_words=100)
+    caption = captioner.caption(PHOTOS[0], options)
+    for word, probability, choices in zip(caption.words, caption.word_probs, caption.choices, strict=True):
+        assert len(dict(choices)) == 100
+        assert choices[0][0] == word
+        assert choices[0][1] == pytest.approx(probability)
+        assert [p for _, p in choices] == sorted((p for _, p in choices), reverse=True)
+        assert sum(p for _, p in choices) <= 1 + 1e-5
+    assert END not in dict(caption.choices[0])
+    ends = 0
+    for count, choices in enumerate(caption.choices[1:], 1):
+        if END in dict(choices):
+            shorter = captioner.caption(PHOTOS[0], dataclasses.replace(options, prefix=(*caption.words[:count], END)))
+            expected = float(np.prod(caption.word_probs[:count])) * dict(choices)[END]
+            assert np.exp(shorter.log_prob) == pytest.approx(expected, rel=1e-3)
+            ends += 1
+    assert ends
+
+
+def test_captions_are_drawn_at_a_temperature(captioner: Captioner) -> None:
+    def captions(seed: int, temperature: float) -> list[tuple[str, ...]]:
+        options = DecodingOptions(beam_size=5, temperature=temperature, seed=seed)
+        return [
+            words
+            for one in captioner.caption_many(PHOTOS[:3], options)
+            for words in (one.words, *(other.words for other in one.alternatives))
+        ]
+
+    assert captions(0, 1.0) == captions(0, 1.0) != captions(1, 1.0)
+    greedy = [one.words for one in captioner.caption_many(PHOTOS[:3], DecodingOptions(beam_size=1))]
+    assert captions(0, 1e-4) == greedy
+
+
+@pytest.mark.parametrize(
+    ("prefix", "lacking"), [(("a", "zyzzyva", "Dog"), "'zyzzyva', 'Dog'"), (("<pad>",), "'<pad>'"), (("",), "''")]
+)
+def test_words_that_the_model_does_not_know_are_named(
+    captioner: Captioner, prefix: tuple[str, ...], lacking: str
+) -> None:
+    options = DecodingOptions(prefix=prefix)
+    for refuse in (captioner.check, lambda options: captioner.caption(PHOTOS[0], options)):
+        with pytest.raises(CaptionerError, match=rf"prefix = .* does not know: {lacking}; choose others"):
+            refuse(options)

@@ -20,6 +20,8 @@ from app.photos import Shown
 if TYPE_CHECKING:
     from captioner.pipeline import Caption
 
+Map = Literal["spotlight", "cividis", "gray"]
+Scale = Literal["word", "shared"]
 _HERE = Path(__file__).parent
 _component = st.components.v2.component(
     "attention_viewer",
@@ -45,10 +47,10 @@ class View:
         Whether each word's largest weight is drawn at full strength, or all words are drawn by one measure.
     """
 
-    map: Literal["spotlight", "cividis", "gray"] = "spotlight"
-    opacity: float = 0.75
-    smooth: bool = True
-    scale: Literal["word", "shared"] = "word"
+    map: Map
+    opacity: float
+    smooth: bool
+    scale: Scale
 
 
 def attention_viewer(
@@ -120,7 +122,8 @@ def attention_viewer(
 def entropies(attention: np.ndarray) -> np.ndarray:
     """Entropy of each map (T, rows, columns), bits: (T,)."""
     weights = attention.reshape(len(attention), -1).astype(np.float64)
-    return -(weights * np.log2(np.where(weights > 0, weights, 1))).sum(1)
+    bits: np.ndarray = -(weights * np.log2(np.where(weights > 0, weights, 1))).sum(1)
+    return bits
 
 
 def _beam(caption: Caption) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Viewer {
       node.classList.toggle("forced", t < (this.beam === 0 ? this.data.forced : 0));
       const which = counts.get(word).length > 1 ? `, ${ordinal(counts.get(word).indexOf(t) + 1)} “${word}”` : "";
       const where = this.panes.map((pane) => describePlace(this.shares(pane, t), this.data.grid)).join("; ");
-      node.ariaLabel = `${word}${which}, word ${t + 1} of ${words.length}, probability ${percent(probs[t])}, looked ${where}`;
+      node.ariaLabel = `${word}${which}, word ${t + 1} of ${words.length}, probability ${percent(probs[t])}, looked most ${where}`;
       node.onpointerenter = (event) => event.pointerType === "mouse" && this.point(t, true);
       node.onfocus = () => this.point(t, true);
       node.onblur = () => this.pointed === t && this.point(null, false);
@@ -513,17 +513,12 @@ function kernel(x) {
   return d < 2 ? -0.5 * d ** 3 + 2.5 * d ** 2 - 4 * d + 2 : 0;
 }
 
-/** Say in words where a map lies: the ninth of the photo that its centre falls into. */
+/** Say in words where a map is largest: the ninth of the photo. */
 function describePlace(shares, [rows, columns]) {
-  let [sum, x, y] = [0, 0, 0];
-  shares.forEach((share, i) => {
-    sum += share;
-    x += share * ((i % columns) + 0.5);
-    y += share * (Math.floor(i / columns) + 0.5);
-  });
-  const third = (value, names) => names[Math.min(Math.floor(3 * value), 2)];
-  const vertical = third(y / sum / rows, ["top", "", "bottom"]);
-  const horizontal = third(x / sum / columns, ["left", "", "right"]);
+  const peak = shares.indexOf(Math.max(...shares));
+  const third = (share, names) => names[Math.floor(3 * share)];
+  const vertical = third(Math.floor(peak / columns) / rows, ["top", "", "bottom"]);
+  const horizontal = third((peak % columns) / columns, ["left", "", "right"]);
   return `at the ${[vertical, horizontal].filter(Boolean).join(" ") || "middle"}`;
 }
 

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +62,9 @@ def jsonl() -> Layout:
     return Layout(to_line)
 
 
-def comma_separated() -> Layout:
+def comma_separated(columns: Sequence[str] = _COLUMNS) -> Layout:
     """Give CSV; no cell is one that a spreadsheet would run as a formula."""
-    return Layout(lambda record: _csv(_harmless(record[name]) for name in _COLUMNS), opening=_csv(_COLUMNS))
+    return Layout(lambda record: _csv(_harmless(record[name]) for name in columns), opening=_csv(columns))
 
 
 def _csv(cells: Iterable[object]) -> bytes:

@@ -134,11 +134,11 @@ def _prefix(folder: str) -> str:
 def _natural_order(names: list[str]) -> list[str]:
     """Sort so that photo2 comes before photo10, and capitals do not matter."""
     names.sort()  # names that differ in capitals only would else come as the disk has them
-    names.sort(key=_natural)
+    names.sort(key=natural)
     return names
 
 
-def _natural(name: str) -> str:
+def natural(name: str) -> str:
     """Sort key: the count of a number's digits is put before them, which takes less memory than a list of parts."""
     return re.sub(r"[0-9]+", lambda match: _counted(match[0].lstrip("0")), name.lower())
 

@@ -43,15 +43,7 @@ def outcome(file: ImageFile, result: Caption | ImageReadError, job: Job) -> Outc
     """
     if isinstance(result, ImageReadError):
         return Outcome(file, None, str(result))
-    record: Record = {
-        "image": file.path,
-        "caption": result.text,
-        "words": list(result.words),
-        "log_prob": round(result.log_prob, 4),
-        "word_probs": [round(p, 4) for p in result.word_probs],
-        "width": result.width,
-        "height": result.height,
-    }
+    record = describe(file.path, result)
     if job.attention != "none":
         assert job.attention_folder is not None, "a job that asks for attention says where it goes"
         try:
@@ -65,6 +57,19 @@ def outcome(file: ImageFile, result: Caption | ImageReadError, job: Job) -> Outc
         "decoding": job.options.to_dict(),
     }
     return Outcome(file, record)
+
+
+def describe(image: str, caption: Caption) -> Record:
+    """Put a caption as the fields that do not depend on where the photo came from."""
+    return {
+        "image": image,
+        "caption": caption.text,
+        "words": list(caption.words),
+        "log_prob": round(caption.log_prob, 4),
+        "word_probs": [round(p, 4) for p in caption.word_probs],
+        "width": caption.width,
+        "height": caption.height,
+    }
 
 
 def to_line(record: Record) -> bytes:

@@ -70,6 +70,20 @@ def test_hard_attention_sees_what_is_asked_for(capsys: Output) -> None:
     assert json.loads(capsys.readouterr().out)["caption"] == expected.text
 
 
+def test_captions_begin_as_asked_for_and_are_drawn(captioner: Captioner, capsys: Output) -> None:
+    path = str(EXAMPLES / "cat.jpg")
+    options = DecodingOptions(prefix=("a", "photo", "of"), temperature=0.5, seed=3)
+    command = ["caption", path, "--precision", "float32", "--prefix", " a photo  of", "--seed", "3"]
+    assert main([*command, "--temperature", "0.5"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert DecodingOptions.from_dict(line["decoding"]) == options
+    assert line["caption"] == captioner.caption(path, options).text
+    assert main([*command, "--temperature", "11"]) == 1
+    assert "temperature = 11.0 must lie in 0..10" in capsys.readouterr().err
+    assert main(["caption", path, "--prefix", "a zyzzyva"]) == 1
+    assert "does not know: 'zyzzyva'" in capsys.readouterr().err
+
+
 def test_a_named_file_that_is_not_there_fails_alone(photos: Path, caption: Caption, capsys: Output) -> None:
     long = photos / ("x" * 300)
     assert caption(photos / "none.jpg", photos / "photo1.jpg", long, photos / "photo0.jpg") == 3

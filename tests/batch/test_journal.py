@@ -74,6 +74,22 @@ def test_rows_of_another_model_are_told_once_and_replaced(
     assert [row["model"] for row in rows(output)] == [second] * 4
 
 
+def test_rows_that_are_older_than_a_setting_are_done(
+    photos: Path, tmp_path: Path, caption: Caption, capsys: Errors
+) -> None:
+    output = tmp_path / "out.jsonl"
+    assert caption(photos, "--output", output) == 0
+    records = rows(output)
+    for record in records:
+        del record["decoding"]["temperature"], record["decoding"]["prefix"]
+    output.write_text("".join(json.dumps(record) + "\n" for record in records))
+    capsys.readouterr()
+    assert caption(photos, "--output", output) == 0
+    assert capsys.readouterr().err.startswith("0 captioned, 4 skipped")
+    assert caption(photos, "--output", output, "--prefix", "a") == 0
+    assert capsys.readouterr().err.startswith("4 captioned, 0 skipped")
+
+
 @pytest.mark.parametrize("left", [1, 5, 11, 40, -1])
 def test_a_torn_last_line_is_dropped(photos: Path, tmp_path: Path, caption: Caption, capsys: Errors, left: int) -> None:
     output = tmp_path / "out.jsonl"

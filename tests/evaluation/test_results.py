@@ -57,6 +57,14 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
     assert content["scores"]["BLEU-1"]["value"] == pytest.approx(evaluation.scores["BLEU-1"].value)
 
 
+def test_a_result_that_is_older_than_a_setting_has_its_default(tmp_path: Path) -> None:
+    evaluation = made()
+    for name in ("prefix", "top_words", "temperature"):
+        del evaluation.settings[name]
+    evaluation.save(tmp_path / "result.json")
+    assert Evaluation.load(tmp_path / "result.json").decoding == DecodingOptions(beam_size=5)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
