@@ -9,12 +9,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect, sync_playwright
+
+from captioner.images import load_image
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = next(
@@ -90,6 +93,13 @@ def browsing(**launch: Any) -> Iterator[Browser]:
 @contextmanager
 def opened(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
     """Open a page in a session of its own, without motion; it must talk to this machine alone, and log no errors."""
+    with tabs(browser, url, 1, **context) as (page,):
+        yield page
+
+
+@contextmanager
+def tabs(browser: Browser, url: str, count: int, **context: Any) -> Iterator[list[Page]]:
+    """Open a page several times at once, each in a session of its own, under the same conditions."""
     strangers: list[str] = []
     errors: list[str] = []
 
@@ -97,14 +107,24 @@ def opened(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
         if not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
             strangers.append(url)
 
-    with browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce", **context}) as session:
-        session.on("request", lambda request: asked(request.url))
-        session.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        session.on("weberror", lambda error: errors.append(str(error.error)))
-        page = session.new_page()
-        page.on("websocket", lambda websocket: asked(websocket.url))
-        visit(page, url)
-        yield page
+    def told(message: ConsoleMessage) -> None:
+        # Opened at one of its pages, Streamlit asks there for its server first.
+        if message.type == "error" and not message.location["url"].endswith(
+            ("/_stcore/health", "/_stcore/host-config")
+        ):
+            errors.append(message.text)
+
+    with browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce", **context}) as window:
+        window.on("request", lambda request: asked(request.url))
+        window.on("console", told)
+        window.on("weberror", lambda error: errors.append(str(error.error)))
+        window.on("page", lambda page: page.on("websocket", lambda websocket: asked(websocket.url)))
+        pages = [window.new_page() for _ in range(count)]
+        for page in pages:
+            page.goto(url, wait_until="commit")
+        for page in pages:
+            wait_for_page(page)
+        yield pages
     assert not strangers, strangers
     assert not errors, errors
 
@@ -112,10 +132,62 @@ def opened(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
 def visit(page: Page, url: str) -> None:
     """Go to a page of the app, and wait until it is whole."""
     page.goto(url)
-    expect(page.get_by_role("heading", level=1).first).to_be_visible(timeout=60_000)
+    wait_for_page(page)
+
+
+def wait_for_page(page: Page) -> None:
+    """Wait until a page of the app is whole."""
+    expect(page.get_by_role("heading", level=1).first).to_be_visible(timeout=120_000)
     settle(page)
 
 
 def settle(page: Page) -> None:
     """Wait until the server has nothing to do: on a busy machine a click can come before the page is whole."""
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible(timeout=60_000)
+
+
+def words(page: Page) -> Locator:
+    """Find the caption's words."""
+    return page.get_by_role("toolbar", name="Words of the caption").first.get_by_role("button")
+
+
+def upload(page: Page, file: Path) -> None:
+    """Bring a photo to the Caption page."""
+    settle(page)
+    page.locator("input[type=file]").first.set_input_files(file)
+
+
+def captioned(page: Page, name: str) -> str:
+    """Wait for the caption of the photo with this name; nothing if the page says that something is wrong instead."""
+    alert = page.get_by_role("alert")
+    expect(page.locator(f'.stage img[alt="{name}"]').or_(alert).first).to_be_visible(timeout=120_000)
+    return "" if alert.is_visible() else " ".join(words(page).all_text_contents())
+
+
+def caption_all(pages: Sequence[Page], files: Sequence[Path]) -> list[str]:
+    """Bring a photo to each of several pages at the same time; their captions."""
+    for page, file in zip(pages, files, strict=True):
+        upload(page, file)
+    return [captioned(page, file.name) for page, file in zip(pages, files, strict=True)]
+
+
+def made_up_photos(folder: Path, numbers: range, side: int = 400) -> list[Path]:
+    """Write different photos: parts of the examples, and from the 21st on in other colours, too."""
+    examples = [load_image(path) for path in sorted((ROOT / "examples").glob("*.jpg"))]
+    return [_made_up_photo(examples, folder / f"photo-{number}.jpg", number, side) for number in numbers]
+
+
+def _made_up_photo(examples: list[Image.Image], path: Path, number: int, side: int) -> Path:
+    turn, part = divmod(number, 4 * len(examples))
+    image = examples[part % len(examples)]
+    left, top, right, bottom = [(0, 0, 1, 1), (0, 0, 0.7, 0.7), (0.3, 0.3, 1, 1), (0.2, 0, 0.8, 0.5)][
+        part // len(examples)
+    ]
+    image = image.crop(
+        (round(left * image.width), round(top * image.height), round(right * image.width), round(bottom * image.height))
+    )
+    hue, *others = image.convert("HSV").split()
+    image = Image.merge("HSV", [hue.point(lambda value: (value + 20 * turn) % 256), *others]).convert("RGB")
+    image.thumbnail((side, side))
+    image.save(path, "JPEG")
+    return path

@@ -1,0 +1,45 @@
+"""Every page in both themes, on a desk and on a phone, by axe's rules."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, Page
+
+from tests.app.browsing import DESK, PHONE, captioned, opened, settle, upload
+from tests.conftest import EXAMPLES
+
+PAGES = {"Caption": "", "Many images": "/many-images", "Training runs": "/training-runs", "About": "/about"}
+
+
+def violations(page: Page) -> list[str]:
+    """What is serious or critical: rule, element, and what is wrong with it."""
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("async () => (await axe.run({resultTypes: ['violations']})).violations")
+    return [
+        f"{rule['id']}: {node['target']}: {node['failureSummary']}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
+def check(page: Page) -> None:
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        for size in (DESK, PHONE):
+            page.set_viewport_size(size)
+            settle(page)
+            assert violations(page) == [], (theme, size)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_accessible(browser: Browser, server: str, name: str) -> None:
+    with opened(browser, server + PAGES[name]) as page:
+        check(page)
+
+
+def test_a_caption_is_accessible(page: Page) -> None:
+    upload(page, EXAMPLES / "cat.jpg")
+    captioned(page, "cat.jpg")
+    check(page)
