@@ -73,6 +73,14 @@ def test_a_large_jpeg_is_read_smaller_and_looks_the_same(
     assert load_pixels(whole, config)[1] == size
 
 
+def test_a_photo_for_a_small_picture_is_read_no_larger_than_it_needs() -> None:
+    whole = Image.open(EXAMPLES / "astronaut.jpg").resize((1600, 1000))
+    data = _bytes(whole, "JPEG", quality=95)
+    small = load_image(data, enough=320)
+    assert small.size == (800, 500)  # a half; a quarter would be 250 high
+    assert np.abs(np.asarray(small, float) - np.asarray(whole.resize((800, 500)), float)).mean() < 2
+
+
 def test_a_small_jpeg_is_read_as_it_is() -> None:
     config = PreprocessingConfig(384, HALF, HALF)
     path = EXAMPLES / "cat.jpg"

@@ -37,6 +37,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def open_page(page: Page, name: str) -> None:
+    # The server forgets pictures that are on no page any more; one still on its way would be an error in the console.
+    page.wait_for_function("[...document.images].every(image => image.complete)")
     page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
 
 
@@ -58,18 +60,18 @@ def download(page: Page, label: str) -> bytes:
 def test_a_folder(many: Page, folder: Path) -> None:
     upload_folder(many, folder)
     expect(many.get_by_text("26 photos captioned")).to_be_visible(timeout=SECONDS)
-    expect(cells(many)).to_have_count(24)
+    expect(cells(many)).to_have_count(24, timeout=SECONDS)
     failures = many.get_by_role("table")
     expect(failures).to_contain_text(f"photos/{BROKEN}")
     expect(failures).to_contain_text("damaged or cut short")
 
-    many.get_by_role("button", name="2", exact=True).click()
-    expect(cells(many)).to_have_count(2)
+    many.get_by_role("button", name="Page 2").click()
+    expect(cells(many)).to_have_count(2, timeout=SECONDS)
     open_page(many, "About the model")
-    expect(many).to_have_url(re.compile("/about$"))
+    expect(many.get_by_role("heading", name="Many images")).to_be_hidden(timeout=SECONDS)
     open_page(many, "Many images")
     expect(many.get_by_text("26 photos captioned")).to_be_visible(timeout=SECONDS)
-    expect(cells(many)).to_have_count(2)
+    expect(cells(many)).to_have_count(2, timeout=SECONDS)
 
     lines = [json.loads(line) for line in download(many, "JSONL").splitlines()]
     assert sorted(line["image"] for line in lines) == sorted(
@@ -90,21 +92,22 @@ def test_where_it_looked_opens_the_photo_and_the_way_back_keeps_the_rest(many: P
     for _ in range(2):
         many.get_by_role("button", name="Where it looked").nth(1).click()
         expect(many.get_by_role("heading", name="Many images")).to_be_hidden(timeout=SECONDS)
-        expect(many).to_have_url(re.compile(r":\d+/(\?.*)?$"))
+        expect(many).to_have_url(re.compile(r":\d+/(\?.*)?$"), timeout=SECONDS)
         expect(many.get_by_text(words.split()[-1]).first).to_be_visible(timeout=SECONDS)
         open_page(many, "Many images")
         expect(cells(many)).to_have_count(2, timeout=SECONDS)
 
 
 def test_a_visitor_can_leave_while_it_runs_and_finds_it_going_on(many: Page, folder: Path) -> None:
+    for seed in range(26, 60):
+        noise_photo(seed).save(folder / f"{seed}.jpg")
     upload_folder(many, folder)
-    expect(cells(many).first).to_be_visible(timeout=SECONDS)
-    expect(many.get_by_role("progressbar")).to_be_visible()
+    expect(cells(many)).not_to_have_count(0, timeout=SECONDS)
     expect(many.get_by_role("button", name="CSV")).to_be_disabled()
     open_page(many, "About the model")
     expect(many.get_by_role("heading", name="Many images")).to_be_hidden(timeout=SECONDS)
     open_page(many, "Many images")
-    expect(many.get_by_text("26 photos captioned")).to_be_visible(timeout=SECONDS)
+    expect(many.get_by_text("60 photos captioned")).to_be_visible(timeout=SECONDS)
 
 
 def test_on_a_phone_two_photos_stand_side_by_side(many: Page) -> None:
