@@ -163,7 +163,7 @@ def _choose_words() -> None:
 def _settings() -> Settings:
     """Show what can be chosen; the page's address holds it all."""
     names = list(models.checkpoints())
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="settings"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="settings"):
         model = st.segmented_control(
             "Model",
             names,
