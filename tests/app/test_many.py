@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 import sys
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -81,6 +82,18 @@ def test_photos_are_captioned_a_few_at_a_time_and_others_get_their_turn_between(
     assert model.batches == [CHUNK, CHUNK, 3]
     assert album.captioned == 2 * CHUNK + 3
     assert album.seconds > 0
+
+
+def test_runs_that_overlap_share_the_photos(model: Counting) -> None:
+    album = Album()
+    album.take(photos(5))
+    with TURN:
+        threads = [threading.Thread(target=album.caption_some, args=(model, TASK)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.batches == [5, 0]
 
 
 def test_only_new_photos_are_captioned(model: Counting) -> None:
