@@ -138,6 +138,7 @@ def visit(page: Page, url: str) -> None:
 def wait_for_page(page: Page) -> None:
     """Wait until a page of the app is whole."""
     expect(page.get_by_role("heading", level=1).first).to_be_visible(timeout=120_000)
+    page.wait_for_load_state("networkidle")  # the style sheet comes after the text
     settle(page)
 
 

@@ -17,7 +17,7 @@ def violations(page: Page) -> list[str]:
     page.evaluate(AXE_SCRIPT)
     found = page.evaluate("async () => (await axe.run({resultTypes: ['violations']})).violations")
     return [
-        f"{rule['id']}: {node['target']}: {node['failureSummary']}"
+        f"{rule['id']}: {node['html'][:200]}: {node['failureSummary']}"
         for rule in found
         if rule["impact"] in ("serious", "critical")
         for node in rule["nodes"]
