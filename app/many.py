@@ -38,7 +38,7 @@ class Task:
     """
 
     checkpoint: Path
-    options: DecodingOptions = field(default_factory=DecodingOptions)
+    options: DecodingOptions
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def show() -> None:
         st.button("Start over", on_click=_start_over)
     if not album.uploads:
         return
-    task = Task(models.checkpoints()[model])
+    checkpoint = models.checkpoints()[model]
+    task = Task(checkpoint, models.usual_options(checkpoint))
     rows = album.rows(task)
     _summary(album, rows)
     captioned, failed = split(rows)

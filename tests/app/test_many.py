@@ -19,13 +19,14 @@ from app.many import CHUNK, COMMAND, MAX_FILES, Album, Row, Task, split, to_csv,
 from app.photos import MAX_MEGABYTES, TURN, Upload
 from captioner.batch.records import Record
 from captioner.cli import main
+from captioner.config import DecodingOptions
 from captioner.errors import ImageReadError
 from captioner.pipeline import Caption, Captioner
 from tests.batch.conftest import rows as rows_of
 from tests.batch.conftest import save_tiny
 from tests.conftest import noise_photo
 
-TASK = Task(Path("soft"))
+TASK = Task(Path("soft"), DecodingOptions())
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_only_new_photos_are_captioned(model: Counting) -> None:
     album.take(photos(5))
     assert [row.result for row in album.rows(TASK)] == [row.result for row in before]
     finish(album, model)
-    other = Task(Path("hard"))
+    other = Task(Path("hard"), DecodingOptions())
     assert album.rows(other) == []
     finish(album, model, other)
     album.take(photos(2))
