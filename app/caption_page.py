@@ -63,6 +63,8 @@ def show() -> None:
     if photo is None:
         st.title("Show, Attend and Tell")
         st.markdown("Give it a photo: it writes a sentence, and shows where it looked for every word.")
+    else:
+        st.html('<h1 class="unseen">Show, Attend and Tell</h1>')  # for those who listen to the page
     _choose_photo(photo)
     if photo is not None:
         _result(photo)
@@ -163,7 +165,7 @@ def _choose_words() -> None:
 def _settings() -> Settings:
     """Show what can be chosen; the page's address holds it all."""
     names = list(models.checkpoints())
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="settings"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="settings"):
         model = st.segmented_control(
             "Model",
             names,
@@ -297,7 +299,7 @@ def _raw(photo: Upload, caption: Caption, settings: Settings) -> None:
     with st.container(horizontal=True):
         exports.download("Download JSON", exports.to_json(record, caption), photo, "attention.json")
         exports.download("Download NPZ", exports.to_npz(caption), photo, "attention.npz")
-    st.json(record)
+    st.json(record, expanded=1)
 
 
 def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings) -> None:

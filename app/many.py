@@ -38,7 +38,7 @@ class Task:
     """
 
     checkpoint: Path
-    options: DecodingOptions = field(default_factory=DecodingOptions)
+    options: DecodingOptions
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Album:
         self.restart_clock()
         if len(self._results) > _MOST_RESULTS:
             here = {upload.digest for upload in self.uploads}
-            self._results = {key: result for key, result in self._results.items() if key[0] in here}
+            self._results = {key: result for key, result in list(self._results.items()) if key[0] in here}
 
     def restart_clock(self) -> None:
         """Forget how fast it went."""
@@ -122,10 +122,11 @@ class Album:
         CaptionerError
             If the model cannot follow the options.
         """
-        left = {upload.digest: upload for upload in self.uploads if (upload.digest, task) not in self._results}
-        chunk = list(left.values())[:CHUNK]
         started = time.monotonic()
         with TURN:
+            # Chosen only now: a click starts another run of the page while the last one is still at its photos.
+            left = {upload.digest: upload for upload in self.uploads if (upload.digest, task) not in self._results}
+            chunk = list(left.values())[:CHUNK]
             for upload, result in _caption(chunk, captioner, task.options):
                 self._results[upload.digest, task] = result
         self.captioned += len(chunk)

@@ -37,16 +37,15 @@ def show() -> None:
         st.button("Start over", on_click=_start_over)
     if not album.uploads:
         return
-    task = Task(models.checkpoints()[model])
+    checkpoint = models.checkpoints()[model]
+    task = Task(checkpoint, models.usual_options(checkpoint))
     rows = album.rows(task)
-    bar = _summary(album, rows)
+    _summary(album, rows)
     captioned, failed = split(rows)
     _failures(failed)
     _grid(captioned, model)
     if len(rows) < len(album.uploads):
         album.caption_some(models.captioner(task.checkpoint), task)
-        # Here a visitor who has left meanwhile gets away: `st.rerun` by itself would fetch them back.
-        bar.progress(*_progress(album, album.rows(task)))
         st.rerun()
 
 
@@ -97,32 +96,19 @@ def _start_over() -> None:
     st.session_state["many-start"] = st.session_state.get("many-start", 0) + 1
 
 
-def _summary(album: Album, rows: list[Row]) -> st.delta_generator.DeltaGenerator:
-    """Show how far it has come, and what can be done then; gives the place of the progress bar."""
-    running = len(rows) < len(album.uploads)
-    place = st.empty()
-    if running:
-        place.progress(*_progress(album, rows))
+def _summary(album: Album, rows: list[Row]) -> None:
+    """Show how far it has come, and what can be done then."""
+    done, total = len(rows), len(album.uploads)
+    rate = f", {album.captioned / album.seconds:.1f} a second" if album.captioned else ""
+    if done < total:
+        st.progress(done / total, f"{done} of {total} photos{rate}")
     else:
-        place.markdown(_count(album, rows))
+        captioned, _ = split(rows)
+        st.markdown(f"**{len(captioned)} {'photo' if len(captioned) == 1 else 'photos'} captioned**{rate}")
     with st.container(horizontal=True, gap="small", key="many-downloads"):
         for label, (make, name, mime) in _DOWNLOADS.items():
-            st.download_button(label, partial(make, rows), name, mime, on_click="ignore", disabled=running)
+            st.download_button(label, partial(make, rows), name, mime, on_click="ignore", disabled=done < total)
         st.button("Start over", on_click=_start_over, type="tertiary")
-    return place
-
-
-def _progress(album: Album, rows: list[Row]) -> tuple[float, str]:
-    return len(rows) / len(album.uploads), f"{len(rows)} of {len(album.uploads)} photos{_rate(album)}"
-
-
-def _count(album: Album, rows: list[Row]) -> str:
-    captioned, _ = split(rows)
-    return f"**{len(captioned)} {'photo' if len(captioned) == 1 else 'photos'} captioned**{_rate(album)}"
-
-
-def _rate(album: Album) -> str:
-    return f", {album.captioned / album.seconds:.1f} a second" if album.captioned else ""
 
 
 def _failures(rows: list[Row]) -> None:

@@ -60,6 +60,11 @@ def is_hard(checkpoint: Path) -> bool:
     return ModelConfig.from_dict(read_config(checkpoint)["model"]).decoder.attention == "hard"
 
 
+def usual_options(checkpoint: Path) -> DecodingOptions:
+    """Options for a visitor who asks for nothing else: hard attention sees one cell, the likeliest."""
+    return DecodingOptions(context="argmax" if is_hard(checkpoint) else "expectation")
+
+
 @st.cache_resource(show_spinner=False)
 def load_early() -> None:
     """Start to load the first model while the visitor still looks for a photo."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-from nltk.tokenize.destructive import NLTKWordTokenizer
+from typing import Any
 
 from captioner.errors import CheckpointError
 
-_TOKENIZER = NLTKWordTokenizer()
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
 
@@ -20,7 +19,15 @@ def tokenize(text: str) -> list[str]:
 
     On ordinary captions this agrees with the PTB tokenizer of coco-caption, and needs no data files.
     """
-    return [token for token in _TOKENIZER.tokenize(text.lower()) if any(c.isalnum() for c in token)]
+    return [token for token in _tokenizer().tokenize(text.lower()) if any(c.isalnum() for c in token)]
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    # Takes two seconds to import, which writing captions, where nothing is split, should not cost.
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    return NLTKWordTokenizer()
 
 
 def detokenize(words: Sequence[str]) -> str:

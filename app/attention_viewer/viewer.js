@@ -107,11 +107,10 @@ class Viewer {
     this.details = element("section", { className: "details" });
     this.beamList = element("div", { className: "beams" });
     this.copyButton = button("Copy caption", () => this.copy());
-    const parts = [element("div", { className: "actions" }, [this.copyButton]), this.details];
-    if (this.data.forced) {
-      parts[0].append(button("Undo the change", () => this.trigger("choose", { prefix: [] })));
-    }
-    parts.push(element("section", {}, [element("h3", { textContent: this.data.beamsTitle }), this.beamList]));
+    const actions = element("div", { className: "actions" }, [this.copyButton]);
+    if (this.data.forced) actions.append(button("Undo the change", () => this.trigger("choose", { prefix: [] })));
+    const beams = element("section", {}, [element("h3", { textContent: this.data.beamsTitle }), this.beamList]);
+    const parts = [actions, beams, this.details];
     return element("aside", { className: "panel", ariaLabel: "Details" }, parts);
   }
 
@@ -146,7 +145,7 @@ class Viewer {
         const node = button("", () => this.swap(index));
         node.append(
           element("span", { className: "text", textContent: beam.words.join(" ") }),
-          element("span", { className: "number", textContent: beam.logProb.toFixed(2), title: "log-probability" }),
+          element("span", { className: "number", textContent: beam.logProb.toFixed(2), title: "Log-probability. They are ranked by it and by their length" }),
         );
         node.ariaPressed = String(index === this.beam);
         return node;

@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 import sys
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,13 +19,14 @@ from app.many import CHUNK, COMMAND, MAX_FILES, Album, Row, Task, split, to_csv,
 from app.photos import MAX_MEGABYTES, TURN, Upload
 from captioner.batch.records import Record
 from captioner.cli import main
+from captioner.config import DecodingOptions
 from captioner.errors import ImageReadError
 from captioner.pipeline import Caption, Captioner
 from tests.batch.conftest import rows as rows_of
 from tests.batch.conftest import save_tiny
 from tests.conftest import noise_photo
 
-TASK = Task(Path("soft"))
+TASK = Task(Path("soft"), DecodingOptions())
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,18 @@ def test_photos_are_captioned_a_few_at_a_time_and_others_get_their_turn_between(
     assert album.seconds > 0
 
 
+def test_runs_that_overlap_share_the_photos(model: Counting) -> None:
+    album = Album()
+    album.take(photos(5))
+    with TURN:
+        threads = [threading.Thread(target=album.caption_some, args=(model, TASK)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.batches == [5, 0]
+
+
 def test_only_new_photos_are_captioned(model: Counting) -> None:
     album = Album()
     album.take(photos(3))
@@ -90,7 +104,7 @@ def test_only_new_photos_are_captioned(model: Counting) -> None:
     album.take(photos(5))
     assert [row.result for row in album.rows(TASK)] == [row.result for row in before]
     finish(album, model)
-    other = Task(Path("hard"))
+    other = Task(Path("hard"), DecodingOptions())
     assert album.rows(other) == []
     finish(album, model, other)
     album.take(photos(2))

@@ -1,0 +1,268 @@
+"""The page of training runs: which it finds, what it draws of them, and what it says of those it cannot draw."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from playwright.sync_api import Page, expect
+from streamlit.testing.v1 import AppTest
+
+from app import runs
+from captioner.checkpoint_files import BUNDLED, read_config
+from captioner.errors import CaptionerError
+from captioner.history import Panel, Row, panels, read_metrics
+
+NOW = time.time()
+BUNDLED_NAMES = ["bundled: flickr8k-soft", "bundled: flickr8k-hard"]
+
+
+def training(steps: int) -> list[Row]:
+    return [{"step": 10 * n, "train/cross_entropy": 2 + 3 / n} for n in range(1, steps + 1)]
+
+
+def scored(*bleu: float) -> list[Row]:
+    return [{"step": 100 * n, "epoch": n, "dev/bleu1": 60.0, "dev/bleu4": score} for n, score in enumerate(bleu, 1)]
+
+
+def write(folder: Path, rows: list[Row], age: float = 1e6, torn: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "metrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
+    os.utime(file, (NOW - age, NOW - age))
+
+
+def run_of(folder: Path) -> runs.Run:
+    return runs.Run(folder.name, folder / "metrics.jsonl", NOW - 1e6)
+
+
+def _page() -> None:
+    from app import runs_page
+
+    runs_page.show()
+
+
+def open_page(monkeypatch: pytest.MonkeyPatch, folder: Path) -> AppTest:
+    monkeypatch.setattr(sys, "argv", ["streamlit_app.py", "--runs", str(folder)])
+    return AppTest.from_function(_page, default_timeout=60).run()
+
+
+def charts(page: AppTest) -> list[dict[str, Any]]:
+    return [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
+
+
+def values(panel: Panel, names: list[str]) -> list[dict[str, Any]]:
+    spec = runs.chart(panel, names).to_dict()
+    found: list[dict[str, Any]] = spec["datasets"][spec["data"]["name"]]
+    return found
+
+
+def drawn_runs(page: AppTest) -> list[list[str]]:
+    return [chart["layer"][0]["encoding"]["color"]["scale"]["domain"] for chart in charts(page)]
+
+
+def test_runs_are_found_at_any_depth_the_newest_first(tmp_path: Path) -> None:
+    write(tmp_path / "old", training(3), age=3000)
+    write(tmp_path / "many" / "of" / "them", training(3), age=1000)
+    write(tmp_path / "many" / "newer", training(3), age=500)
+    write(tmp_path / "too" / "deep" / "to" / "find", training(3))
+    (tmp_path / "no-run").mkdir()
+    (tmp_path / "folder" / "metrics.jsonl").mkdir(parents=True)
+    (tmp_path / "latest").symlink_to(tmp_path / "many" / "of" / "them")
+    assert [run.name for run in runs.own_runs(tmp_path)] == ["many/newer", "latest", "old"]
+    write(tmp_path, training(3), age=0)
+    assert runs.own_runs(tmp_path)[0].name == tmp_path.name
+    assert runs.own_runs(tmp_path / "nowhere") == []
+
+
+def test_a_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
+    write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/run-\xff")), training(3))
+    (run,) = runs.own_runs(tmp_path)
+    assert run.name == "run-?"
+    assert len(runs.read(run)) == 3
+
+
+def test_a_run_is_in_progress_for_two_minutes_after_its_last_line(tmp_path: Path) -> None:
+    write(tmp_path / "going", training(3), age=60)
+    write(tmp_path / "over", training(3), age=180)
+    assert {run.name: run.in_progress for run in runs.own_runs(tmp_path)} == {"going": True, "over": False}
+    assert [runs.summary(run, training(3))["Last written"] for run in runs.own_runs(tmp_path)] == [
+        "in progress",
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW - 180)),
+    ]
+
+
+def test_the_table_has_the_epoch_that_training_kept(tmp_path: Path) -> None:
+    rows = training(30) + scored(10.0, 12.0, 11.0)
+    write(tmp_path, rows)
+    epoch_2 = {"Best epoch": 2, "BLEU-1": 60.0, "BLEU-4": 12.0}
+    assert runs.summary(run_of(tmp_path), rows) == {
+        "Run": tmp_path.name,
+        "Last written": time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW - 1e6)),
+        "Steps": 300,
+        **epoch_2,
+    }
+    (tmp_path / "best").mkdir()
+    for text, expected in (
+        ('{"format": 1, "model": {}, "notes": {"epoch": 3}}', {"Best epoch": 3, "BLEU-1": 60.0, "BLEU-4": 11.0}),
+        ('{"format": 1, "model": {}, "notes": {"epoch": 9}}', epoch_2),
+        ('{"format": 1, "model": {}, "notes": null}', epoch_2),
+        ("{", epoch_2),
+    ):
+        (tmp_path / "best" / "config.json").write_text(text)
+        assert runs.summary(run_of(tmp_path), rows).items() >= expected.items()
+
+
+def test_the_table_has_a_row_for_a_run_without_scores(tmp_path: Path) -> None:
+    row = runs.summary(run_of(tmp_path), training(4))
+    assert (row["Steps"], row["Best epoch"]) == (40, None)
+    assert not any("BLEU" in name for name in row)
+
+
+def test_a_chart_holds_the_values_of_its_panel() -> None:
+    rows = {"a": training(3) + scored(1.0, 3.0, 3.0), "b": training(2) + scored(2.0)}
+    loss, bleu = (values(panel, list(rows)) for panel in panels(rows))
+    averages = {run: curve.average or [] for run, curve in panels(rows)[0].curves.items()}
+    assert loss == [
+        {"run": run, "x": 10 * n, "y": 2 + 3 / n, "line": averages[run][n - 1], "best": n == 1}
+        for run, steps in (("a", 3), ("b", 2))
+        for n in range(1, steps + 1)
+    ]
+    assert [(v["run"], v["x"], v["y"]) for v in bleu if v["best"]] == [("a", 2, 3.0), ("b", 1, 2.0)]
+    assert [v["y"] for v in bleu] == [1.0, 3.0, 3.0, 2.0]
+
+
+def test_a_run_has_one_colour_in_all_charts() -> None:
+    rows = {"a": training(3), "b": training(2) + scored(2.0)}
+    colours = [
+        runs.chart(panel, list(rows)).to_dict()["layer"][0]["encoding"]["color"]["scale"] for panel in panels(rows)
+    ]
+    assert colours == [
+        {"domain": ["a", "b"], "range": list(runs.COLOURS[:2])},
+        {"domain": ["b"], "range": [runs.COLOURS[1]]},
+    ]
+
+
+def test_of_a_long_run_every_score_is_drawn_but_not_every_step() -> None:
+    rows = {"long": training(20_000) + scored(*range(600))}
+    loss, bleu = (values(panel, ["long"]) for panel in panels(rows))
+    assert len(loss) == 500
+    assert loss[-1]["x"] > 199_000
+    assert len(bleu) == 600
+
+
+def test_the_bundled_histories_end_with_the_scores_of_the_bundled_models() -> None:
+    found = runs.bundled_runs()
+    assert [run.name for run in found] == BUNDLED_NAMES
+    assert not any(run.in_progress for run in found)
+    for run in found:
+        scores = [row for row in read_metrics(run.metrics) if "epoch" in row]
+        kept = read_config(run.metrics.parent)["notes"]["dev"]
+        assert [row["epoch"] for row in scores] == list(range(1, 9))
+        assert scores[-1] == {"step": 1504, "epoch": 8} | {f"dev/{name}": round(kept[name], 3) for name in kept}
+        assert runs.summary(run, read_metrics(run.metrics))["Best epoch"] == 8
+    assert found[0].metrics.parent == BUNDLED
+
+
+def test_without_runs_the_page_says_what_makes_one_and_shows_the_bundled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page(monkeypatch, tmp_path / "no_runs")
+    assert not page.exception
+    assert page.code[0].value == ".venv/bin/python train.py recipes/flickr8k-soft.toml"
+    assert Path(page.code[0].value.split()[-1]).is_file()
+    assert r"no\_runs" in page.markdown[0].value
+    assert page.multiselect[0].value == BUNDLED_NAMES
+    assert drawn_runs(page) == [BUNDLED_NAMES] * 4
+    assert page.dataframe[0].value["CIDEr-D"].round(1).tolist() == [62.5, 60.6]
+
+
+def test_the_newest_run_is_shown_and_others_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "old", training(30) + scored(1.0, 2.0), age=3000)
+    write(tmp_path / "new", training(3), age=1000, torn='{"step": 40, "train/cro')
+    page = open_page(monkeypatch, tmp_path)
+    assert page.multiselect[0].options == ["new", "old", *BUNDLED_NAMES]
+    assert not page.code
+    assert drawn_runs(page) == [["new"]]
+    page.multiselect[0].set_value(["old", "new"]).run()
+    assert drawn_runs(page) == [["old", "new"], ["old"]]
+    assert page.dataframe[0].value["Steps"].tolist() == [300, 30]
+    # A run that begins meanwhile is listed, and what was chosen stays.
+    write(tmp_path / "newer", training(3), age=10)
+    page.run()
+    assert page.multiselect[0].options[0] == "newer"
+    assert page.multiselect[0].value == ["old", "new"]
+    page.multiselect[0].set_value([]).run()
+    assert not page.exception
+    assert not charts(page)
+
+
+def test_what_cannot_be_drawn_is_told_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = "a $x$ [link](http) *b* `c` <i>"
+    write(tmp_path / odd, training(3))
+    write(tmp_path / "text", [], torn="step,loss\n")
+    write(tmp_path / "empty", [])
+    write(tmp_path / "foreign_[x](y)", [{"loss": 1.0, "step": "first"}])
+    page = open_page(monkeypatch, tmp_path)
+    page.multiselect[0].set_value(["text", odd, "empty", "foreign_[x](y)"]).run()
+    assert not page.exception
+    assert [warning.value.replace("\\", "") for warning in page.warning] == [
+        f"{tmp_path}/text/metrics.jsonl: not the metrics of a run, a JSON object per line; name the folder of one",
+        f"{tmp_path}/empty/metrics.jsonl: no metrics in it yet; wait for the first steps of the run",
+        "foreign_[x](y): nothing to draw; rows need a step and train/cross_entropy, train/cider or train/loss, or an "
+        "epoch and a score dev/...",
+    ]
+    assert r"\[x\]\(y\)" in page.warning[2].value
+    assert drawn_runs(page) == [[odd]]
+    assert page.dataframe[0].value["Run"].tolist() == [odd]
+    with pytest.raises(CaptionerError, match="nothing to draw"):
+        runs.read(runs.Run("foreign", tmp_path / "foreign_[x](y)" / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize(("age", "seconds"), [(10, 10), (1000, None)])
+def test_only_runs_in_progress_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, seconds: int | None
+) -> None:
+    timers = []
+    fragment = st.fragment
+
+    def spy(function: Any, *, run_every: int | None) -> Any:
+        timers.append(run_every)
+        return fragment(function, run_every=run_every)
+
+    monkeypatch.setattr(st, "fragment", spy)
+    write(tmp_path / "run", training(3), age)
+    write(tmp_path / "other", training(3), 5000)
+    page = open_page(monkeypatch, tmp_path)
+    assert timers == [seconds]
+    assert any("In progress" in caption.value for caption in page.caption) == (seconds is not None)
+    page.multiselect[0].set_value(["other"]).run()
+    assert timers[-1] is None
+
+
+def test_a_chart_tells_its_values_to_the_pointer(page: Page) -> None:
+    page.get_by_role("link", name="Training runs").click()
+    expect(page.get_by_role("heading", name="Training runs")).to_be_visible()
+    box = page.get_by_role("combobox")
+    expect(box).to_be_visible()
+    if not page.get_by_role("button", name=BUNDLED_NAMES[0]).count():  # there are runs of one's own in this copy
+        box.click()
+        page.get_by_role("option", name=BUNDLED_NAMES[0]).click()
+        page.keyboard.press("Escape")
+    chart = page.locator("[data-testid=stVegaLiteChart]").last
+    chart.scroll_into_view_if_needed()
+    expect(chart.locator("canvas, svg").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="CIDEr-D on dev")).to_be_visible()
+    bounds = chart.bounding_box()
+    assert bounds
+    tooltip = page.locator("#vg-tooltip-element")
+    page.mouse.move(bounds["x"] + bounds["width"] * 0.5, bounds["y"] + 90)
+    page.mouse.move(bounds["x"] + bounds["width"] * 0.97, bounds["y"] + 40, steps=5)
+    expect(tooltip).to_contain_text("epoch")
+    expect(tooltip).to_contain_text("62.501")
