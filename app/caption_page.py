@@ -51,8 +51,8 @@ class Settings:
     view: View
 
 
-def open_with(upload: Upload | None) -> None:
-    """Have the page show a photo, or none, when it is next laid out."""
+def open_with(upload: Upload) -> None:
+    """Have the page show a photo when it is next laid out."""
     st.session_state["photo"] = upload
     st.session_state["prefix"] = ()
 
@@ -89,9 +89,10 @@ def _choose_photo(photo: Upload | None) -> None:
 
 
 def _take(widget: str) -> None:
-    """Take what was just uploaded, or forget it when it is taken away again."""
-    file = st.session_state[widget]
-    open_with(Upload(file.name, file.getvalue()) if file else None)
+    """Take what was just uploaded."""
+    # What is taken away stays on the page: another upload takes it away first, and would get lost in a new layout.
+    if file := st.session_state[widget]:
+        open_with(Upload(file.name, file.getvalue()))
 
 
 def _sample(path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page, Route
 
 from captioner.pipeline import Captioner
-from tests.app.browsing import PHONE, caption_all, made_up_photos, tabs
+from tests.app.browsing import PHONE, caption_all, captioned, made_up_photos, tabs, upload
 
 
 def test_twenty_visitors_at_once_each_get_the_caption_of_their_photo(
@@ -20,3 +20,18 @@ def test_twenty_visitors_at_once_each_get_the_caption_of_their_photo(
     expected = [model.caption(photo).text for photo in photos]
     assert found == expected
     assert len(set(expected)) > 12  # so that mistaking one visitor for another would show
+
+
+def test_a_photo_takes_the_place_of_another_over_a_slow_line(page: Page, tmp_path: Path) -> None:
+    first, second = made_up_photos(tmp_path, range(2))
+    upload(page, first)
+    assert captioned(page, first.name)
+
+    def slowly(route: Route) -> None:
+        # The first one is taken away meanwhile, and the page laid out anew.
+        page.wait_for_timeout(1500)
+        route.continue_()
+
+    page.route("**/upload_file/**", lambda route: slowly(route) if route.request.method == "PUT" else route.continue_())
+    upload(page, second)
+    assert captioned(page, second.name)
