@@ -69,7 +69,10 @@ def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def flickr_folder(tmp_path: Path) -> Path:
     """A small data set of made-up photos in Flickr8k's official format."""
-    root = tmp_path / "flickr8k"
+    return write_flickr(tmp_path / "flickr8k")
+
+
+def write_flickr(root: Path) -> Path:
     (root / "images").mkdir(parents=True)
     nouns, verbs, places = ["dog", "cat", "man", "girl"], ["runs", "sits", "jumps"], ["on grass", "in water", "at home"]
     lines = []

@@ -100,6 +100,6 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, tiny_model: ShowAtten
 
 def test_the_bundled_model_is_whole_and_small() -> None:
     files = {path.name: path.stat().st_size for path in BUNDLED.iterdir()}
-    assert set(files) == {"config.json", "model.safetensors", "vocabulary.json"}
+    assert set(files) == {"config.json", "metrics.jsonl", "model.safetensors", "vocabulary.json"}
     assert sum(files.values()) <= 30_000_000
     load_checkpoint(BUNDLED)

@@ -23,30 +23,18 @@ from captioner import pipeline
 from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import read_config
 from captioner.training import validation
-from tests.training.test_training import ROOT, finish, metrics, start, wait_for_step, workplace, write_recipe
+from tests.training.runs import TORCHRUN, TRAIN, Run, start_program
+from tests.training.test_training import finish, metrics, start, wait_for_step, workplace, write_recipe
 
 __all__ = ["workplace"]
 NO_DROPOUT: dict[str, Any] = {"attention_dim": "16\ndropout = 0.0"}
 
 
-def launch(workplace: Path, run: str, *options: str, processes: int = 1) -> subprocess.Popen[str]:
+def launch(workplace: Path, run: str, *options: str, processes: int = 1, fresh: bool = False) -> Run:
     """Start `train.py`, as `torchrun` starts it if there are several processes."""
-    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [
-        sys.executable,
-        *several,
-        str(ROOT / "train.py"),
-        "recipe.toml",
-        "--output",
-        run,
-        "--device",
-        "cpu",
-        *options,
-    ]
-    environment = {**os.environ, "CAPTIONER_DATA": str(workplace), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    several = [TORCHRUN, "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [*several, TRAIN, "recipe.toml", "--output", run, "--device", "cpu", *options]
+    return start_program(workplace, *command, fresh=fresh)
 
 
 def weights(workplace: Path, run: str) -> dict[str, Tensor]:
@@ -216,9 +204,9 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_it_had_not(
     workplace: Path, number: int, extra: str, data: dict[str, Any]
 ) -> None:
     # No checkpoint comes by itself within an epoch.
-    write_recipe(workplace, epochs=12, images_per_batch=1, checkpoint_steps="1000", extra=extra, **data)
+    write_recipe(workplace, epochs=6, images_per_batch=1, checkpoint_steps="1000", extra=extra, **data)
     finish(launch(workplace, "whole"))
-    process = launch(workplace, "stopped")
+    process = launch(workplace, "stopped", fresh=True)
     metrics_file = workplace / "stopped" / "metrics.jsonl"
     while not (metrics_file.exists() and len(metrics_file.read_text().splitlines()) >= 5):
         assert process.poll() is None, process.communicate()[0]
@@ -249,7 +237,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(workplace: Path) -> None:
     state = torch.load(workplace / "run" / "last" / "training_state.pt", weights_only=True)
     state["progress"]["batch"], state["progress"]["epoch"] = 1, 0
     torch.save(state, workplace / "run" / "last" / "training_state.pt")
-    command = [sys.executable, str(ROOT / "train.py"), "recipe.toml", "--output", "run", "--device", "cpu", "--resume"]
+    command = [sys.executable, TRAIN, "recipe.toml", "--output", "run", "--device", "cpu", "--resume"]
     environment = {**os.environ, "CAPTIONER_DATA": str(workplace), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         command, cwd=workplace, env=environment, capture_output=True, text=True, preexec_fn=limit, check=False

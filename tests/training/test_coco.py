@@ -15,7 +15,8 @@ from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import read_config
 from captioner.data.annotations import DATA_VARIABLE
 from captioner.recipe import Recipe
-from tests.training.test_training import ROOT, metrics
+from tests.training.runs import ROOT
+from tests.training.test_training import metrics
 
 DATA = Path(os.environ.get(DATA_VARIABLE, "")) / "coco-mini"
 real_data = pytest.mark.skipif(

@@ -8,8 +8,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,8 +21,9 @@ from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.data.dataset import Batch
 from captioner.recipe import Recipe
 from captioner.training.trainer import Trainer
+from tests.conftest import write_flickr
+from tests.training.runs import ROOT, TRAIN, Run, start_program
 
-ROOT = Path(__file__).parent.parent.parent
 RECIPE = """
 [data]
 root = "flickr8k"
@@ -89,15 +88,11 @@ def write_recipe(
     (folder / "recipe.toml").write_text(text)
 
 
-def start(workplace: Path, run: str, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), "recipe.toml", "--output", run, "--device", "cpu", *options]
-    environment = {**os.environ, "CAPTIONER_DATA": str(workplace), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(workplace: Path, run: str, *options: str, fresh: bool = False) -> Run:
+    return start_program(workplace, TRAIN, "recipe.toml", "--output", run, "--device", "cpu", *options, fresh=fresh)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Run) -> str:
     output, _ = process.communicate(timeout=250)
     assert process.returncode == 0, output
     return output
@@ -141,7 +136,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(workplace: Path
     assert best[0] == best[1]
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(run: Path, step: int, process: Run) -> None:
     """Wait until the run has written a checkpoint at or after this step."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
@@ -160,7 +155,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("attention", ["soft", "hard", "none"])
 def test_training_learns_and_leaves_what_it_promises(workplace: Path, attention: str) -> None:
     write_recipe(workplace, epochs=18, learning_rate=0.02, attention=attention)
-    output = finish(start(workplace, "run"))
+    output = finish(start(workplace, "run", fresh=attention == "soft"))
     rows = metrics(workplace / "run")
     losses = [row["train/cross_entropy"] for row in rows if "train/cross_entropy" in row]
     assert losses[-1] < losses[0] / 2
@@ -262,14 +257,22 @@ def test_a_seed_on_the_command_line_takes_the_place_of_the_recipes(workplace: Pa
     assert read_config(workplace / "given" / "best")["notes"]["recipe"]["train"]["seed"] == 6
 
 
+@pytest.fixture(scope="module")
+def one_workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For all committed recipes, which share their stored features as they do for a user."""
+    folder = tmp_path_factory.mktemp("recipes")
+    write_flickr(folder / "flickr8k")
+    return folder
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("flickr8k-*.toml")), ids=lambda path: path.stem)
-def test_committed_recipes_run_on_their_real_data_format(workplace: Path, recipe: Path) -> None:
+def test_committed_recipes_run_on_their_real_data_format(one_workplace: Path, recipe: Path) -> None:
     """The recipe itself, cut short, with the packaged weights: only the photos are made up."""
     text, cuts = re.subn(r"(?m)^epochs = \d+$", "epochs = 1", recipe.read_text())
     assert cuts == 1
     # Where the recipe starts from another's result, the bundled model stands in for it.
-    (workplace / "recipe.toml").write_text(re.sub(r"(?m)^start = .*$", f'start = "{BUNDLED}"', text))
-    finish(start(workplace, "run"))
-    model, _ = load_checkpoint(workplace / "run" / "best")
+    (one_workplace / "recipe.toml").write_text(re.sub(r"(?m)^start = .*$", f'start = "{BUNDLED}"', text))
+    finish(start(one_workplace, recipe.stem))
+    model, _ = load_checkpoint(one_workplace / recipe.stem / "best")
     assert model.encoder.grid == Recipe.read(recipe).encoder.grid
     assert model.decoder.config == Recipe.read(recipe).decoder
