@@ -19,7 +19,6 @@ from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.errors import CaptionerError
 from captioner.history import Panel, Row, panels, read_metrics
 
-NOW = time.time()
 BUNDLED_NAMES = ["bundled: flickr8k-soft", "bundled: flickr8k-hard"]
 
 
@@ -35,11 +34,16 @@ def write(folder: Path, rows: list[Row], age: float = 1e6, torn: str = "") -> No
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "metrics.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
-    os.utime(file, (NOW - age, NOW - age))
+    then = time.time() - age
+    os.utime(file, (then, then))
 
 
 def run_of(folder: Path) -> runs.Run:
-    return runs.Run(folder.name, folder / "metrics.jsonl", NOW - 1e6)
+    return runs.Run(folder.name, folder / "metrics.jsonl", (folder / "metrics.jsonl").stat().st_mtime)
+
+
+def written(folder: Path) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / "metrics.jsonl").stat().st_mtime))
 
 
 def _page() -> None:
@@ -94,7 +98,7 @@ def test_a_run_is_in_progress_for_two_minutes_after_its_last_line(tmp_path: Path
     assert {run.name: run.in_progress for run in runs.own_runs(tmp_path)} == {"going": True, "over": False}
     assert [runs.summary(run, training(3))["Last written"] for run in runs.own_runs(tmp_path)] == [
         "in progress",
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW - 180)),
+        written(tmp_path / "over"),
     ]
 
 
@@ -104,7 +108,7 @@ def test_the_table_has_the_epoch_that_training_kept(tmp_path: Path) -> None:
     epoch_2 = {"Best epoch": 2, "BLEU-1": 60.0, "BLEU-4": 12.0}
     assert runs.summary(run_of(tmp_path), rows) == {
         "Run": tmp_path.name,
-        "Last written": time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW - 1e6)),
+        "Last written": written(tmp_path),
         "Steps": 300,
         **epoch_2,
     }
@@ -120,6 +124,7 @@ def test_the_table_has_the_epoch_that_training_kept(tmp_path: Path) -> None:
 
 
 def test_the_table_has_a_row_for_a_run_without_scores(tmp_path: Path) -> None:
+    write(tmp_path, training(4))
     row = runs.summary(run_of(tmp_path), training(4))
     assert (row["Steps"], row["Best epoch"]) == (40, None)
     assert not any("BLEU" in name for name in row)
