@@ -137,6 +137,7 @@ def test_an_upload_gets_the_models_caption(page: Page, model: Captioner, tmp_pat
 
 
 def test_pointing_at_a_word_lights_its_place_without_the_server(viewer: Page, photographer: Caption) -> None:
+    expect(viewer.get_by_role("img", name="for each word of")).to_have_js_property("complete", True)
     asked: list[str] = []
     viewer.on("request", lambda request: asked.append(request.url))
     viewer.on("websocket", lambda socket: asked.append(socket.url))
