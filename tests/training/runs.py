@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 TRAIN = str(ROOT / "train.py")
 TORCHRUN = "torch.distributed.run"
 # What a run imports, some of it only when it gets there.
-IMPORTS = ["train", TORCHRUN, "torch._dynamo", "torch.utils.tensorboard"]
+IMPORTS = ["train", TORCHRUN, "torch._dynamo", "torch.utils.tensorboard", "nltk.tokenize.destructive"]
 # A process is forked from one that has the imports behind it: they take four seconds, most runs here take one.
 # "fresh" starts Python anew for every run, as a shell does, and not only where a test asks for it.
 FORK = sys.platform == "linux" and os.environ.get("CAPTIONER_RUNS") != "fresh"
