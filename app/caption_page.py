@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from captioner.pipeline import Caption
 
 SAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.jpg"))
-SEARCHES = {"Search": 0.0, "Draw": 1.0}
+SEARCHES = ("Search", "Draw")
 SIGHTS: dict[str, Literal["argmax", "sample", "expectation"]] = {
     "Likeliest cell": "argmax",
     "Drawn cell": "sample",
@@ -113,8 +113,8 @@ def _result(photo: Upload) -> None:
         with place.container():
             best = dataclasses.replace(caption, alternatives=())
             beams = [best, *caption.alternatives]
-            chosen = beams[_viewer(photo, picture, beams, settings)]
-        _more(photo, picture, chosen, settings)
+            number = _viewer(photo, picture, beams, settings)
+        _more(photo, picture, beams[number], f"{_identity(photo, settings)} {number}", settings)
     except CaptionerError as error:
         place.empty()
         show_error(str(error))
@@ -144,11 +144,14 @@ def _work(photo: Upload, settings: Settings, place: st.delta_generator.DeltaGene
     return picture, caption
 
 
+def _identity(photo: Upload, settings: Settings) -> str:
+    return f"{photo.digest} {models.checkpoints()[settings.model]} {settings.options}"
+
+
 def _viewer(photo: Upload, picture: Shown, beams: list[Caption], settings: Settings) -> int:
-    identity = f"{photo.digest} {settings.model} {settings.options}"
     return attention_viewer(
         "viewer",
-        identity,
+        _identity(photo, settings),
         picture,
         photo.name,
         {"": beams},
@@ -189,7 +192,7 @@ def _settings() -> Settings:
 def _decoding(model: str) -> DecodingOptions:
     search = st.segmented_control(
         "Words are found by",
-        list(SEARCHES),
+        SEARCHES,
         default="Search",
         required=True,
         key="words",
@@ -262,13 +265,13 @@ def _forget_words() -> None:
     st.session_state["prefix"] = ()
 
 
-def _more(photo: Upload, picture: Shown, caption: Caption, settings: Settings) -> None:
+def _more(photo: Upload, picture: Shown, caption: Caption, identity: str, settings: Settings) -> None:
     """Show what else can be made of a caption, computing only what is open."""
     parts: dict[str, Callable[[], None]] = {
-        "Filmstrip": lambda: _filmstrip(photo, picture, caption),
-        "Matrix": lambda: _matrix(photo, picture, caption),
+        "Filmstrip": lambda: _filmstrip(photo, picture, caption, identity),
+        "Matrix": lambda: _matrix(photo, picture, caption, identity),
         "Compare": lambda: _compare(photo, picture, caption, settings),
-        "GIF": lambda: _animation(photo, picture, caption),
+        "GIF": lambda: _animation(photo, picture, caption, identity),
         "Raw": lambda: _raw(photo, caption, settings),
     }
     for tab, part in zip(st.tabs(list(parts), key="tab", bind="query-params"), parts.values(), strict=True):
@@ -277,20 +280,20 @@ def _more(photo: Upload, picture: Shown, caption: Caption, settings: Settings) -
                 part()
 
 
-def _filmstrip(photo: Upload, picture: Shown, caption: Caption) -> None:
-    png = exports.filmstrip(picture, caption)
+def _filmstrip(photo: Upload, picture: Shown, caption: Caption, identity: str) -> None:
+    png = exports.filmstrip(identity, picture, caption)
     st.image(png, width="stretch", alt=f"Where the model looked for each word of: {caption.text}")
     exports.download("Download PNG", png, photo, "filmstrip.png")
 
 
-def _matrix(photo: Upload, picture: Shown, caption: Caption) -> None:
-    png = exports.matrix(picture, caption)
+def _matrix(photo: Upload, picture: Shown, caption: Caption, identity: str) -> None:
+    png = exports.matrix(identity, picture, caption)
     st.image(png, width="stretch", alt=f"How much of each look fell on each part of the photo, for: {caption.text}")
     exports.download("Download PNG", png, photo, "matrix.png")
 
 
-def _animation(photo: Upload, picture: Shown, caption: Caption) -> None:
-    gif = exports.animation(picture, caption)
+def _animation(photo: Upload, picture: Shown, caption: Caption, identity: str) -> None:
+    gif = exports.animation(identity, picture, caption)
     st.image(gif, alt=f"One word after another, and where the model looked for it: {caption.text}")
     exports.download("Download GIF", gif, photo, "attention.gif")
 

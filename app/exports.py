@@ -1,4 +1,7 @@
-"""What can be taken away of a caption: pictures, numbers."""
+"""What can be taken away of a caption: pictures, numbers.
+
+A picture is drawn once for all visitors; `identity` says of what.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,33 @@ if TYPE_CHECKING:
     from captioner.pipeline import Caption
 
 
-def filmstrip(picture: Shown, caption: Caption) -> bytes:
+@st.cache_data(max_entries=64, show_spinner=False)
+def filmstrip(identity: str, _picture: Shown, _caption: Caption) -> bytes:
     """Draw an overlay per word, as PNG."""
     from captioner import visualization
 
-    region = picture.scaled(caption.region)
-    return _to_png(visualization.filmstrip(picture.image, caption.words, caption.attention, region, caption.locations))
+    region = _picture.scaled(_caption.region)
+    return _to_png(
+        visualization.filmstrip(_picture.image, _caption.words, _caption.attention, region, _caption.locations)
+    )
 
 
-def matrix(picture: Shown, caption: Caption) -> bytes:
+@st.cache_data(max_entries=64, show_spinner=False)
+def matrix(identity: str, _picture: Shown, _caption: Caption) -> bytes:
     """Draw words against regions, as PNG."""
     from captioner import visualization
 
-    region = picture.scaled(caption.region)
-    return _to_png(visualization.attention_matrix(picture.image, caption.words, caption.attention, region))
+    region = _picture.scaled(_caption.region)
+    return _to_png(visualization.attention_matrix(_picture.image, _caption.words, _caption.attention, region))
 
 
-def animation(picture: Shown, caption: Caption) -> bytes:
+@st.cache_data(max_entries=16, show_spinner=False)
+def animation(identity: str, _picture: Shown, _caption: Caption) -> bytes:
     """Draw an overlay after another, as GIF."""
     from captioner import visualization
 
-    region = picture.scaled(caption.region)
-    return visualization.animation(picture.image, caption.words, caption.attention, region, caption.locations)
+    region = _picture.scaled(_caption.region)
+    return visualization.animation(_picture.image, _caption.words, _caption.attention, region, _caption.locations)
 
 
 def record(photo: Upload, caption: Caption, checkpoint: Path, options: DecodingOptions) -> dict[str, Any]:

@@ -342,7 +342,7 @@ class Viewer {
       return;
     }
     const bits = beam.entropies[word];
-    const most = Math.log2(this.data.grid[0] * this.data.grid[1]);
+    const most = Math.log2(this.data.grid[0] * this.data.grid[1]) || 1; // of a single cell
     const parts = [
       element("h3", {}, [element("q", { textContent: beam.words[word] }), element("small", { textContent: `word ${word + 1} of ${beam.words.length}` })]),
       meter("Probability", beam.probs[word], percent(beam.probs[word]), "Given the words before it"),
