@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from app import exports, models
 from app.attention_viewer import Map, Scale, View, attention_viewer
-from app.layout import show_error, skeleton
+from app.layout import plain, show_error, skeleton
 from app.photos import TYPES, Shown, Upload, shown
 from captioner.config import END, DecodingOptions
 from captioner.errors import CaptionerError
@@ -54,7 +55,7 @@ class Settings:
 def open_with(upload: Upload) -> None:
     """Have the page show a photo when it is next laid out."""
     st.session_state["photo"] = upload
-    st.session_state["prefix"] = ()
+    st.session_state["words-chosen"] = {}
 
 
 def show() -> None:
@@ -106,7 +107,11 @@ def _thumbnail(path: Path) -> Image.Image:
 
 @st.fragment
 def _result(photo: Upload) -> None:
-    settings = _settings()
+    try:
+        settings = _settings()
+    except CaptionerError as error:
+        show_error(str(error))
+        return
     place = st.empty()
     try:
         picture, caption = _work(photo, settings, place)
@@ -158,12 +163,13 @@ def _viewer(photo: Upload, picture: Shown, beams: list[Caption], settings: Setti
         settings.view,
         forced=len(settings.options.prefix),
         beams_title="Captions drawn" if settings.options.temperature else "Captions it weighed",
-        on_choose=_choose_words,
+        on_choose=partial(_choose_words, settings.model),
     )
 
 
-def _choose_words() -> None:
-    st.session_state["prefix"] = tuple(st.session_state["viewer"].choose["prefix"])
+def _choose_words(model: str) -> None:
+    # Of each model its own, for another may not know them.
+    st.session_state["words-chosen"] = {model: tuple(st.session_state["viewer"].choose["words"])}
 
 
 def _settings() -> Settings:
@@ -177,7 +183,6 @@ def _settings() -> Settings:
             required=True,
             key="model",
             bind="query-params",
-            on_change=_forget_words,
             label_visibility="collapsed",
         )
         with st.popover("Words"):
@@ -185,7 +190,7 @@ def _settings() -> Settings:
         with st.popover("Heat map"):
             view = _view()
         if options.temperature or options.context == "sample":
-            st.button("Draw again", on_click=_draw_again)
+            st.button("Draw again", on_click=_draw_again, args=("seed",))
     return Settings(model, options, view)
 
 
@@ -224,7 +229,7 @@ def _decoding(model: str) -> DecodingOptions:
         bind="query-params",
         disabled=not hard,
     )
-    prefix = st.session_state.get("prefix", ())
+    prefix = st.session_state.get("words-chosen", {}).get(model, ())
     context = SIGHTS[sight] if hard else "expectation"
     chance = drawn or context == "sample"
     return DecodingOptions(
@@ -256,13 +261,8 @@ def _view() -> View:
     return View(MAPS[name], opacity, smooth, SCALES[scale])
 
 
-def _draw_again() -> None:
-    st.session_state["seed"] = st.session_state.get("seed", 0) + 1
-
-
-def _forget_words() -> None:
-    """Words chosen for one model may be unknown to the other."""
-    st.session_state["prefix"] = ()
+def _draw_again(seed: str) -> None:
+    st.session_state[seed] = st.session_state.get(seed, 0) + 1
 
 
 def _more(photo: Upload, picture: Shown, caption: Caption, identity: str, settings: Settings) -> None:
@@ -299,7 +299,7 @@ def _animation(photo: Upload, picture: Shown, caption: Caption, identity: str) -
 
 
 def _raw(photo: Upload, caption: Caption, settings: Settings) -> None:
-    record = exports.record(photo, caption, models.checkpoints()[settings.model], settings.options)
+    record = exports.record(photo, caption, models.fingerprint(models.checkpoints()[settings.model]), settings.options)
     with st.container(horizontal=True):
         exports.download("Download JSON", exports.to_json(record, caption), photo, "attention.json")
         exports.download("Download NPZ", exports.to_npz(caption), photo, "attention.npz")
@@ -311,12 +311,14 @@ def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings
     others = [name for name in models.checkpoints() if name != settings.model]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         other = st.segmented_control("Beside", others, default=others[-1], required=True, key="beside")
-        st.button("Draw other cells", on_click=_draw_again)
-    checkpoint = models.checkpoints()[other]
+        checkpoint = models.checkpoints()[other]
+        hard = models.is_hard(checkpoint)
+        if hard:
+            st.button("Draw other cells", on_click=_draw_again, args=("cells-seed",))
     options = DecodingOptions(
         max_length=max(len(caption.words), DecodingOptions.max_length),
-        context="sample" if models.is_hard(checkpoint) else "expectation",
-        seed=st.session_state.get("seed", 0),
+        context="sample" if hard else "expectation",
+        seed=st.session_state.get("cells-seed", 0) if hard else 0,
     )
     same = dataclasses.replace(options, beam_size=1, prefix=(*caption.words, END) if caption.ended else caption.words)
     try:
@@ -325,8 +327,13 @@ def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings
     except CaptionerError as error:
         show_error(str(error))
         return
-    st.markdown(f"By itself, {other.lower()} says: *{own.text}*")
-    panes = {settings.model: [caption], other: [again]}
+    st.markdown(f"{plain(other)} by itself says: {plain(own.text)}")
     attention_viewer(
-        "compare", f"{photo.digest} {settings} {other}", picture, photo.name, panes, settings.view, panel=False
+        "compare",
+        f"{_identity(photo, settings)} {checkpoint} {same}",
+        picture,
+        photo.name,
+        {settings.model: [caption], other: [again]},
+        settings.view,
+        panel=False,
     )

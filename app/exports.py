@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
 
 from app.photos import Shown, Upload, stem
-from captioner.checkpoint_files import weights_sha256
 from captioner.config import DecodingOptions
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ def animation(identity: str, _picture: Shown, _caption: Caption) -> bytes:
     return visualization.animation(_picture.image, _caption.words, _caption.attention, region, _caption.locations)
 
 
-def record(photo: Upload, caption: Caption, checkpoint: Path, options: DecodingOptions) -> dict[str, Any]:
+def record(photo: Upload, caption: Caption, model: str, options: DecodingOptions) -> dict[str, Any]:
     """Say what the model said of a photo, and how it came to be; names as in the records of `captioner caption`."""
     return {
         "image": photo.name,
@@ -67,7 +65,7 @@ def record(photo: Upload, caption: Caption, checkpoint: Path, options: DecodingO
         "height": caption.height,
         "region": caption.region,
         "grid": caption.attention.shape[1:],
-        "model": weights_sha256(checkpoint)[:12],
+        "model": model,
         "decoding": options.to_dict(),
     }
 

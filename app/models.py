@@ -13,8 +13,9 @@ import streamlit as st
 
 from app.arguments import arguments
 from app.photos import TURN, Upload
-from captioner.checkpoint_files import BUNDLED, read_config
+from captioner.checkpoint_files import BUNDLED, CONFIG, read_config, weights_sha256
 from captioner.config import DecodingOptions, ModelConfig
+from captioner.errors import CaptionerError, CheckpointError
 
 if TYPE_CHECKING:
     from captioner.pipeline import Caption, Captioner
@@ -26,15 +27,20 @@ _LOADING = threading.Lock()
 def checkpoints() -> dict[str, Path]:
     """Checkpoints to choose from by their names on the page; the first is what a visitor meets."""
     chosen = arguments().checkpoint
-    own = {} if chosen is None or chosen.resolve() == BUNDLED.resolve() else {chosen.resolve().name: chosen}
-    return own | {SOFT: BUNDLED, HARD: BUNDLED.with_name("flickr8k-hard")}
+    bundled = {SOFT: BUNDLED, HARD: BUNDLED.with_name("flickr8k-hard")}
+    if chosen is None:
+        return bundled
+    # By its own name if it is one of these.
+    known = {path.resolve(): name for name, path in bundled.items()}
+    return {known.get(chosen.resolve(), chosen.resolve().name): chosen} | bundled
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
-def _captioner(checkpoint: Path) -> Captioner:
+def _captioner(checkpoint: Path) -> tuple[Captioner, str]:
     from captioner.pipeline import Captioner
 
-    return Captioner.load(checkpoint)
+    # Hashed now, for the files may be those of a later model when it is asked for.
+    return Captioner.load(checkpoint), weights_sha256(checkpoint)[:12]
 
 
 def captioner(checkpoint: Path) -> Captioner:
@@ -46,7 +52,13 @@ def captioner(checkpoint: Path) -> Captioner:
         If there is no whole checkpoint.
     """
     with _LOADING:
-        return _captioner(checkpoint)
+        return _captioner(checkpoint)[0]
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """By what records name the model: the first digits of its weights' SHA-256."""
+    with _LOADING:
+        return _captioner(checkpoint)[1]
 
 
 def is_hard(checkpoint: Path) -> bool:
@@ -57,7 +69,11 @@ def is_hard(checkpoint: Path) -> bool:
     CheckpointError
         If its settings cannot be read.
     """
-    return ModelConfig.from_dict(read_config(checkpoint)["model"]).decoder.attention == "hard"
+    config = read_config(checkpoint)
+    try:
+        return ModelConfig.from_dict(config["model"]).decoder.attention == "hard"
+    except CaptionerError as error:
+        raise CheckpointError(f"{checkpoint / CONFIG}: {error}") from error
 
 
 def usual_options(checkpoint: Path) -> DecodingOptions:

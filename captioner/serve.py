@@ -21,8 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "app",
         help="open the web app",
-        epilog="Streamlit's own settings hold, too, as .streamlit/config.toml and variables such as "
-        "STREAMLIT_SERVER_ADDRESS give them.",
+        epilog="STREAMLIT_SERVER_ADDRESS says where to listen (default: 127.0.0.1, this machine alone).",
     )
     parser.add_argument(
         "--port",

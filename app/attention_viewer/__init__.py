@@ -86,15 +86,16 @@ def attention_viewer(
     beams_title : str
         What the captions to choose from are.
     on_choose : callable, optional
-        Called when the visitor wants other words; `st.session_state[key].choose` then is {"prefix": words}.
+        Called when the visitor wants other words; `st.session_state[key].choose` then is {"words": words}.
 
     Returns
     -------
     int
         Number of the caption that is open.
     """
-    first = next(iter(panes.values()))[0]
-    left, top, right, bottom = first.region
+    # Of another caption it says nothing of this one.
+    before = st.session_state.get(key, {}).get("beam")
+    beam = int(before["index"]) if before and before["id"] == identity else 0
     data = {
         "id": identity,
         "photo": {
@@ -103,20 +104,16 @@ def attention_viewer(
             "width": photo.width,
             "height": photo.height,
         },
-        "region": [left / photo.width, top / photo.height, right / photo.width, bottom / photo.height],
-        "grid": list(first.attention.shape[1:]),
-        "panes": [
-            {"label": label, "beams": [_beam(caption) for caption in captions]} for label, captions in panes.items()
-        ],
+        "beam": beam,
+        "panes": [_pane(label, captions, photo) for label, captions in panes.items()],
         "view": {**asdict(view), "palette": _palette(view.map)},
         "forced": forced,
         "panel": panel,
         "autoplay": panel and not forced,
         "beamsTitle": beams_title,
     }
-    state = _component(key=key, data=data, on_beam_change=_ignore, on_choose_change=on_choose or _ignore)
-    beam = state.beam
-    return int(beam["index"]) if beam and beam["id"] == identity else 0
+    _component(key=key, data=data, on_beam_change=_ignore, on_choose_change=on_choose or _ignore)
+    return beam
 
 
 def entropies(attention: np.ndarray) -> np.ndarray:
@@ -126,17 +123,28 @@ def entropies(attention: np.ndarray) -> np.ndarray:
     return bits
 
 
-def _beam(caption: Caption) -> dict[str, Any]:
-    top = float(caption.attention.max())
+def _pane(label: str, captions: Sequence[Caption], photo: Shown) -> dict[str, Any]:
+    left, top, right, bottom = captions[0].region
     return {
+        "label": label,
+        "grid": captions[0].attention.shape[1:],
+        "region": [left / photo.width, top / photo.height, right / photo.width, bottom / photo.height],
+        "beams": [_beam(caption) for caption in captions],
+    }
+
+
+def _beam(caption: Caption) -> dict[str, Any]:
+    tops = caption.attention.max(axis=(1, 2), keepdims=True)
+    return {
+        "text": caption.text,
         "words": caption.words,
         "ended": caption.ended,
         "logProb": caption.log_prob,
         "probs": caption.word_probs,
         "betas": caption.betas,
         "entropies": entropies(caption.attention).tolist(),
-        "maps": _base64((caption.attention / top * 255).round().astype(np.uint8).tobytes()),
-        "top": top,
+        "maps": _base64((caption.attention / tops * 255).round().astype(np.uint8).tobytes()),
+        "tops": tops.ravel().tolist(),
         "locations": caption.locations,
         "choices": caption.choices,
     }

@@ -1,9 +1,10 @@
 // The viewer: a caption whose words and photo answer each other. Nothing here asks the server, except `choose`, which
 // has it write another caption, and `beam`, which tells it which one is open.
 //
-// Data: photo {url, name, width, height}, region [left, top, right, bottom] as shares of the photo, grid [rows, columns],
-// panes [{label, beams}], a beam {words, ended, logProb, probs, betas, entropies, maps, locations, choices}; `maps` is
-// base64 of T x rows x columns bytes, 255 standing for `top`. Panes hold the same words under different models.
+// Data: photo {url, name, width, height}, beam (number of the one to open), panes [{label, grid [rows, columns], region
+// [left, top, right, bottom] as shares of the photo, beams}], a beam {text, words, ended, logProb, probs, betas, entropies,
+// maps, tops, locations, choices}; `maps` is base64 of T x rows x columns bytes, 255 standing for the word's `tops`.
+// Panes hold the same words under different models.
 
 const PLAY_MS = 600;
 const FINE = 12; // samples to a cell's side when a map is smoothed
@@ -22,7 +23,7 @@ class Viewer {
     this.beam = 0;
     this.pinned = null; // number of a word
     this.pointed = null; // the word under the pointer or the focus
-    this.cell = null; // [row, column] of the photo under the pointer
+    this.at = null; // [x, y] of the pointer as shares of the photo
     this.everything = false;
     this.timer = null;
   }
@@ -34,11 +35,13 @@ class Viewer {
     this.trigger = trigger;
     if (isNew) {
       this.stop();
-      Object.assign(this, { beam: 0, pinned: null, pointed: null, cell: null, everything: false });
+      Object.assign(this, { beam: data.beam, pinned: null, pointed: null, at: null, everything: false });
       this.build();
     }
     this.palette = decode(data.view.palette);
     this.panes.forEach((pane) => pane.fields.clear());
+    // Whoever chose a word is brought back to it.
+    if (isNew && data.forced) this.words[Math.min(data.forced, this.words.length) - 1].focus({ preventScroll: true });
     if (isNew && data.autoplay && !reducedMotion()) this.play();
     this.paint();
   }
@@ -72,8 +75,9 @@ class Viewer {
       pane.canvas,
     ]);
     pane.stage.ariaLabel = "The photo. Arrow keys move over it; the words that looked there light up.";
-    pane.stage.style.setProperty("--ratio", photo.width / photo.height);
-    pane.stage.onpointermove = (event) => this.hover(this.cellAt(pane, event));
+    // A strip of a photo is drawn less narrow than it is, or nothing would be seen.
+    pane.stage.style.setProperty("--ratio", clamp(photo.width / photo.height, 1 / 8, 8));
+    pane.stage.onpointermove = (event) => this.hover(placeOf(pane, event));
     pane.stage.onpointerdown = pane.stage.onpointermove;
     pane.stage.onpointerleave = (event) => event.pointerType === "mouse" && this.hover(null);
     pane.stage.onkeydown = (event) => this.onPhotoKey(event);
@@ -108,7 +112,7 @@ class Viewer {
     this.beamList = element("div", { className: "beams" });
     this.copyButton = button("Copy caption", () => this.copy());
     const actions = element("div", { className: "actions" }, [this.copyButton]);
-    if (this.data.forced) actions.append(button("Undo the change", () => this.trigger("choose", { prefix: [] })));
+    if (this.data.forced) actions.append(button("Back to its own words", () => this.trigger("choose", { words: [] })));
     const beams = element("section", {}, [element("h3", { textContent: this.data.beamsTitle }), this.beamList]);
     const parts = [actions, beams, this.details];
     return element("aside", { className: "panel", ariaLabel: "Details" }, parts);
@@ -124,10 +128,10 @@ class Viewer {
         element("span", { textContent: word }),
         bar,
       ]);
-      node.classList.toggle("forced", t < (this.beam === 0 ? this.data.forced : 0));
+      node.classList.toggle("forced", t < this.data.forced);
       const which = counts.get(word).length > 1 ? `, ${ordinal(counts.get(word).indexOf(t) + 1)} “${word}”` : "";
-      const where = this.panes.map((pane) => describePlace(this.shares(pane, t), this.data.grid)).join("; ");
-      node.ariaLabel = `${word}${which}, word ${t + 1} of ${words.length}, probability ${percent(probs[t])}, looked most ${where}`;
+      const where = this.panes.map((pane) => describePlace(pane, this.weights(pane, t), pane.beams[this.beam].locations?.[t])).join("; ");
+      node.ariaLabel = `${word}${which}, word ${t + 1} of ${words.length}, probability ${percent(probs[t])}, looked ${where}`;
       node.onpointerenter = (event) => event.pointerType === "mouse" && this.point(t, true);
       node.onfocus = () => this.point(t, true);
       node.onblur = () => this.pointed === t && this.point(null, false);
@@ -144,7 +148,7 @@ class Viewer {
       ...beams.map((beam, index) => {
         const node = button("", () => this.swap(index));
         node.append(
-          element("span", { className: "text", textContent: beam.words.join(" ") }),
+          element("span", { className: "text", textContent: beam.text }),
           element("span", { className: "number", textContent: beam.logProb.toFixed(2), title: "Log-probability. They are ranked by it and by their length" }),
         );
         node.ariaPressed = String(index === this.beam);
@@ -159,7 +163,7 @@ class Viewer {
     if (byHand) this.stop();
     if (t !== null) {
       this.everything = false;
-      this.cell = null;
+      this.at = null;
     }
     this.pointed = t;
     this.paint();
@@ -172,13 +176,13 @@ class Viewer {
     this.paint();
   }
 
-  hover(cell) {
-    if (cell) {
+  hover(at) {
+    if (at) {
       this.stop();
       this.pointed = null;
       this.everything = false;
     }
-    this.cell = cell;
+    this.at = at;
     this.paint();
   }
 
@@ -195,7 +199,7 @@ class Viewer {
   play() {
     this.pinned = null;
     this.everything = false;
-    this.cell = null;
+    this.at = null;
     this.pointed = 0;
     this.timer = setInterval(() => {
       // A viewer that was taken off the page has nothing to play to.
@@ -233,16 +237,16 @@ class Viewer {
     if (event.key === "Escape") this.hover(null);
     if (!step) return;
     event.preventDefault();
-    const [rows, columns] = this.data.grid;
-    const [row, column] = this.cell ?? [Math.floor(rows / 2) - step[0], Math.floor(columns / 2) - step[1]];
-    this.hover([clamp(row + step[0], 0, rows - 1), clamp(column + step[1], 0, columns - 1)]);
+    const pane = this.panes[0];
+    const [rows, columns] = pane.grid;
+    const [row, column] = cellOf(pane, this.at) ?? [Math.floor(rows / 2) - step[0], Math.floor(columns / 2) - step[1]];
+    this.hover(middleOf(pane, [clamp(row + step[0], 0, rows - 1), clamp(column + step[1], 0, columns - 1)]));
   }
 
   async copy() {
-    const { words, ended } = this.current();
-    const text = words.join(" ") + (ended ? "." : "");
+    const { text, ended } = this.current();
     try {
-      await navigator.clipboard.writeText(text);
+      await navigator.clipboard.writeText(text + (ended ? "." : ""));
       this.copyButton.textContent = "Copied";
     } catch {
       // Browsers keep the clipboard from pages that came neither by https nor from this machine.
@@ -256,12 +260,13 @@ class Viewer {
 
   paint() {
     if (!this.words) return;
-    const word = this.pointed ?? (this.cell ? null : this.pinned);
-    const tinted = this.cell !== null;
+    const word = this.pointed ?? (this.at ? null : this.pinned);
+    const cell = cellOf(this.panes[0], this.at);
+    const tinted = cell !== null;
     this.words.forEach((node, t) => {
       node.classList.toggle("active", t === word);
       node.ariaPressed = String(t === this.pinned);
-      const strength = tinted ? this.strengthAt(this.panes[0], t, this.cell) : 0;
+      const strength = tinted ? this.strengthAt(this.panes[0], t, cell) : 0;
       node.style.setProperty("--tint", strength.toFixed(3));
     });
     this.caption.classList.toggle("tinted", tinted);
@@ -269,14 +274,15 @@ class Viewer {
     this.words.forEach((node, t) => (node.tabIndex = t === stop ? 0 : -1));
     this.everythingButton.ariaPressed = String(this.everything);
     this.playButton.textContent = this.timer ? "❚❚ Stop" : "▶ Play";
-    this.here.textContent = tinted ? this.tellCell() : "";
+    this.here.textContent = tinted ? this.tellCell(cell) : "";
     const shown = tinted && this.pinned !== null ? this.pinned : word;
     this.panes.forEach((pane) => this.paintPane(pane, shown));
     if (this.panel) this.paintDetails(shown);
   }
 
   paintPane(pane, word) {
-    const { photo, region, grid, view } = this.data;
+    const { photo, view } = this.data;
+    const { region, grid } = pane;
     const box = pane.stage.getBoundingClientRect();
     if (!box.width) return;
     const scale = Math.min(devicePixelRatio || 1, 1280 / Math.max(box.width, box.height));
@@ -306,7 +312,8 @@ class Viewer {
     ];
     const { locations } = pane.beams[this.beam];
     if (locations && typeof what === "number") frame(context, cellBox(locations[what]), 3 * scale);
-    if (this.cell) frame(context, cellBox(this.cell), 1.5 * scale);
+    const cell = cellOf(pane, this.at);
+    if (cell) frame(context, cellBox(cell), 1.5 * scale);
     const looked = what === "everything" ? "everything it looked at" : what === null ? "" : `where the model looked for “${this.current().words[what]}”`;
     canvas.ariaLabel = looked ? `${photo.name}, with ${looked}` : `${photo.name}, as it is`;
   }
@@ -315,9 +322,9 @@ class Viewer {
   heat(pane, what) {
     const key = `${this.beam} ${what}`;
     if (pane.fields.has(key)) return pane.fields.get(key);
-    const { view, grid } = this.data;
+    const { view } = this.data;
     const strengths = this.strengths(pane, what);
-    const [values, rows, columns] = view.smooth ? enlarge(strengths, ...grid) : [strengths, ...grid];
+    const [values, rows, columns] = view.smooth ? enlarge(strengths, ...pane.grid) : [strengths, ...pane.grid];
     const picture = element("canvas", { width: columns, height: rows });
     const context = picture.getContext("2d");
     const image = context.createImageData(columns, rows);
@@ -329,6 +336,10 @@ class Viewer {
 
   paintDetails(word) {
     const beam = this.current();
+    // Not made anew in vain: a button in it may have the focus.
+    const told = `${this.data.id} ${this.beam} ${word} ${this.everything}`;
+    if (this.told === told) return;
+    this.told = told;
     if (word === null) {
       this.details.replaceChildren(
         element("h3", { textContent: this.everything ? "All words together" : "No word chosen" }),
@@ -342,7 +353,7 @@ class Viewer {
       return;
     }
     const bits = beam.entropies[word];
-    const most = Math.log2(this.data.grid[0] * this.data.grid[1]) || 1; // of a single cell
+    const most = Math.log2(cells(this.panes[0])) || 1; // of a single cell
     const parts = [
       element("h3", {}, [element("q", { textContent: beam.words[word] }), element("small", { textContent: `word ${word + 1} of ${beam.words.length}` })]),
       meter("Probability", beam.probs[word], percent(beam.probs[word]), "Given the words before it"),
@@ -357,7 +368,7 @@ class Viewer {
     const list = element("div", { className: "choices" });
     for (const [choice, probability] of beam.choices[word]) {
       const label = choice === "." ? "(end here)" : choice;
-      const node = button("", () => this.trigger("choose", { prefix: [...beam.words.slice(0, word), choice] }));
+      const node = button("", () => this.trigger("choose", { words: [...beam.words.slice(0, word), choice] }));
       node.append(element("span", { textContent: label }), element("span", { className: "number", textContent: percent(probability) }));
       node.style.setProperty("--p", probability);
       node.title = choice === "." ? "End the caption here" : `Go on with “${choice}” from here`;
@@ -373,53 +384,37 @@ class Viewer {
     return this.panes[0].beams[this.beam];
   }
 
-  /** Weights of a word's cells as bytes, 255 for the largest of the caption. */
-  shares(pane, t) {
+  /** Weights of a word's cells; they sum to 1. */
+  weights(pane, t) {
     const beam = pane.beams[this.beam];
     beam.bytes ??= decode(beam.maps);
-    const size = this.data.grid[0] * this.data.grid[1];
-    return beam.bytes.subarray(t * size, (t + 1) * size);
+    const size = cells(pane);
+    return Float32Array.from(beam.bytes.subarray(t * size, (t + 1) * size), (byte) => (byte / 255) * beam.tops[t]);
   }
 
   /** Weights brought to 0..1: by the word's own peak, or by the median of all words' peaks. */
   strengths(pane, what) {
-    const { words } = pane.beams[this.beam];
+    const { words, tops } = pane.beams[this.beam];
     if (what === "everything") {
-      const sum = new Float32Array(this.data.grid[0] * this.data.grid[1]);
-      words.forEach((_, t) => this.shares(pane, t).forEach((share, i) => (sum[i] += share)));
+      const sum = new Float32Array(cells(pane));
+      words.forEach((_, t) => this.weights(pane, t).forEach((weight, i) => (sum[i] += weight)));
       const most = Math.max(...sum);
       return sum.map((value) => value / most);
     }
-    const peak = this.data.view.scale === "word" ? Math.max(...this.shares(pane, what)) : this.sharedPeak(pane);
-    return Float32Array.from(this.shares(pane, what), (share) => Math.min(share / peak, 1));
-  }
-
-  sharedPeak(pane) {
-    const peaks = pane.beams[this.beam].words.map((_, t) => Math.max(...this.shares(pane, t))).sort((a, b) => a - b);
-    const half = peaks.length >> 1;
-    return peaks.length % 2 ? peaks[half] : (peaks[half - 1] + peaks[half]) / 2;
+    const peak = this.data.view.scale === "word" ? tops[what] : median(tops);
+    return this.weights(pane, what).map((weight) => Math.min(weight / peak, 1));
   }
 
   strengthAt(pane, t, [row, column]) {
-    return this.strengths(pane, t)[row * this.data.grid[1] + column];
+    return this.strengths(pane, t)[row * pane.grid[1] + column];
   }
 
-  cellAt(pane, event) {
-    const box = pane.stage.getBoundingClientRect();
-    const [left, top, right, bottom] = this.data.region;
-    const x = ((event.clientX - box.left) / box.width - left) / (right - left);
-    const y = ((event.clientY - box.top) / box.height - top) / (bottom - top);
-    if (x < 0 || x >= 1 || y < 0 || y >= 1) return null;
-    return [Math.floor(y * this.data.grid[0]), Math.floor(x * this.data.grid[1])];
-  }
-
-  tellCell() {
-    const { words, top } = this.current();
-    const index = this.cell[0] * this.data.grid[1] + this.cell[1];
-    const found = words.map((word, t) => [word, (this.shares(this.panes[0], t)[index] / 255) * top]);
+  tellCell([row, column]) {
+    const pane = this.panes[0];
+    const found = this.current().words.map((word, t) => [word, this.weights(pane, t)[row * pane.grid[1] + column]]);
     found.sort((a, b) => b[1] - a[1]);
-    const [first, ...others] = found.slice(0, 3).map(([word, share]) => `“${word}” ${percent(share)}`);
-    return `Of each look, this place had: ${[first, ...others].join(", ")}`;
+    const told = found.slice(0, 3).map(([word, weight]) => `“${word}” ${percent(weight)}`);
+    return `Of each look, this place had: ${told.join(", ")}`;
   }
 }
 
@@ -512,13 +507,45 @@ function kernel(x) {
   return d < 2 ? -0.5 * d ** 3 + 2.5 * d ** 2 - 4 * d + 2 : 0;
 }
 
-/** Say in words where a map is largest: the ninth of the photo. */
-function describePlace(shares, [rows, columns]) {
-  const peak = shares.indexOf(Math.max(...shares));
-  const third = (share, names) => names[Math.floor(3 * share)];
-  const vertical = third(Math.floor(peak / columns) / rows, ["top", "", "bottom"]);
-  const horizontal = third((peak % columns) / columns, ["left", "", "right"]);
-  return `at the ${[vertical, horizontal].filter(Boolean).join(" ") || "middle"}`;
+/** Say in words where in the photo a look lies, by its one cell or its largest weight: the ninth of the photo. */
+function describePlace(pane, weights, location) {
+  const most = Math.max(...weights);
+  if (!location && most * weights.length < 1.05) return "everywhere alike";
+  const peak = weights.indexOf(most);
+  const [x, y] = middleOf(pane, location ?? [Math.floor(peak / pane.grid[1]), peak % pane.grid[1]]);
+  const third = (share, names) => names[Math.min(Math.floor(3 * share), 2)];
+  const place = [third(y, ["top", "", "bottom"]), third(x, ["left", "", "right"])].filter(Boolean).join(" ") || "middle";
+  return `${location ? "at" : "most at"} the ${place}`;
+}
+
+function cells(pane) {
+  return pane.grid[0] * pane.grid[1];
+}
+
+/** Where on the photo an event is, [x, y] as shares of it; null outside the part that the model sees. */
+function placeOf(pane, event) {
+  const box = pane.stage.getBoundingClientRect();
+  const at = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  return cellOf(pane, at) && at;
+}
+
+/** The cell [row, column] at a place of the photo, if there is one. */
+function cellOf({ grid, region }, at) {
+  if (!at) return null;
+  const [left, top, right, bottom] = region;
+  const [x, y] = [(at[0] - left) / (right - left), (at[1] - top) / (bottom - top)];
+  return x < 0 || x >= 1 || y < 0 || y >= 1 ? null : [Math.floor(y * grid[0]), Math.floor(x * grid[1])];
+}
+
+function middleOf({ grid, region }, [row, column]) {
+  const [left, top, right, bottom] = region;
+  return [left + ((column + 0.5) / grid[1]) * (right - left), top + ((row + 0.5) / grid[0]) * (bottom - top)];
+}
+
+function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const half = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 }
 
 function count(words) {

@@ -25,7 +25,7 @@ def violations(page: Page) -> list[str]:
 
 
 FADED = """() => Promise.all(
-    document.getAnimations().filter((each) => each instanceof CSSTransition).map((each) => each.finished)
+    document.getAnimations().filter((each) => each instanceof CSSTransition).map((each) => each.finished.catch(() => 0))
 )"""
 
 

@@ -288,7 +288,7 @@ def test_another_word_is_written_on_from(viewer: Page, model: Captioner, photogr
     expect(words(viewer).nth(1)).to_have_text(word, timeout=SLOW)
     assert sentence(viewer) == expected.text
     assert expected.word_probs[1] == pytest.approx(probability, rel=1e-3)
-    viewer.get_by_role("button", name="Undo the change").click()
+    viewer.get_by_role("button", name="Back to its own words").click()
     expect(words(viewer).nth(1)).to_have_text(photographer.words[1], timeout=SLOW)
     assert sentence(viewer) == photographer.text
 
@@ -298,13 +298,52 @@ def test_soft_and_hard_attention_are_compared_on_the_same_words(viewer: Page, ph
     compared = panel.get_by_role("toolbar", name="Words of the caption")
     expect(compared).to_be_visible(timeout=SLOW)
     assert compared.get_by_role("button").all_text_contents() == list(photographer.words)
-    expect(panel.get_by_text("By itself, hard attention says")).to_be_visible()
+    expect(panel.get_by_text("Hard attention by itself says")).to_be_visible()
     compared.get_by_role("button").nth(1).click()
     assert panel.get_by_role("img", name=f"looked for “{photographer.words[1]}”").count() == 2
     white = [(heat(viewer, number)[..., :3].min(-1) == 255).sum() for number in (1, 2)]
     # Only the cell that hard attention drew is framed.
     assert white[0] == 0
     assert white[1] > 50
+
+
+def test_other_cells_are_drawn_on_demand_and_another_caption_is_compared_next(
+    viewer: Page, photographer: Caption
+) -> None:
+    panel = open_tab(viewer, "Compare")
+    compared = panel.get_by_role("toolbar", name="Words of the caption").get_by_role("button")
+
+    def frames() -> list[np.ndarray]:
+        found = []
+        for t in range(len(photographer.words)):
+            compared.nth(t).hover()
+            found.append(np.argwhere(heat(viewer, 2)[..., :3].min(-1) == 255).mean(0))
+        return found
+
+    before = frames()
+    panel.get_by_role("button", name="Draw other cells").click()
+    settled(viewer)
+    after = frames()
+    assert any(not np.allclose(*pair) for pair in zip(before, after, strict=True))
+    assert sentence(viewer) == photographer.text
+    second = photographer.alternatives[0]
+    details = viewer.get_by_role("complementary", name="Details")
+    details.get_by_role("button", name=second.text).click()
+    expect(compared).to_have_text(list(second.words), timeout=SLOW)
+
+
+def test_the_caption_that_was_open_is_open_when_its_photo_comes_back(viewer: Page, photographer: Caption) -> None:
+    second = photographer.alternatives[0]
+    viewer.get_by_role("complementary", name="Details").get_by_role("button", name=second.text).click()
+    settled(viewer)
+    strip = viewer.get_by_role("img", name=f"for each word of: {second.text}")
+    expect(strip).to_be_visible(timeout=SLOW)
+    viewer.get_by_role("radio", name="Hard attention").click()
+    expect(strip).to_be_hidden(timeout=SLOW)
+    viewer.get_by_role("radio", name="Soft attention").click()
+    # Be it this one or the first, the words and what lies below are of one caption.
+    expect(viewer.get_by_role("img", name="for each word of: a man in a black")).to_be_visible(timeout=SLOW)
+    expect(viewer.get_by_role("img", name=f"for each word of: {sentence(viewer)}")).to_be_visible(timeout=SLOW)
 
 
 def test_downloads_hold_what_was_shown(viewer: Page, photographer: Caption) -> None:
@@ -384,11 +423,15 @@ def test_the_camera_takes_a_photo(page: Page) -> None:
     assert len(sentence(page).split()) >= 3
 
 
-def test_a_photo_is_still_there_after_a_look_at_another_page(viewer: Page, photographer: Caption) -> None:
+def test_photo_and_settings_are_still_there_after_a_look_at_another_page(viewer: Page, photographer: Caption) -> None:
+    viewer.get_by_role("button", name="Heat map").click()
+    viewer.get_by_role("radio", name="Cividis").click()
+    expect(viewer).to_have_url(re.compile("map=Cividis"))
     viewer.get_by_role("link", name="About the model").click()
     expect(viewer.get_by_role("heading", name="About the model")).to_be_visible(timeout=SLOW)
     viewer.get_by_role("link", name="Caption").click()
     assert sentence(viewer) == photographer.text
+    expect(viewer).to_have_url(re.compile("map=Cividis"))
 
 
 def test_the_caption_is_copied(browser: Browser, server: str, photographer: Caption) -> None:

@@ -34,3 +34,13 @@ def test_a_file_past_the_limit_is_refused(upload: Request) -> None:
 
 def test_an_upload_from_a_page_of_somebody_else_is_refused(upload: Request) -> None:
     assert answer(upload, 1000, **{"x-xsrftoken": "made-up"}) == 403
+
+
+def test_an_upload_of_the_pages_own_is_taken(upload: Request) -> None:
+    """By the same road, or the others could be refused for anything."""
+    body = upload.post_data_buffer or b""
+    address = urlsplit(upload.url)
+    headers = {name: value for name, value in upload.all_headers().items() if not name.startswith(":")}
+    connection = http.client.HTTPConnection(address.netloc, timeout=20)
+    connection.request("PUT", address.path, body, headers | {"content-length": str(len(body))})
+    assert connection.getresponse().status == 204

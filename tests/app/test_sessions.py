@@ -27,7 +27,10 @@ def test_a_photo_takes_the_place_of_another_over_a_slow_line(page: Page, tmp_pat
     upload(page, first)
     assert captioned(page, first.name)
 
+    slow = []
+
     def slowly(route: Route) -> None:
+        slow.append(route)
         # The first one is taken away meanwhile, and the page laid out anew.
         page.wait_for_timeout(1500)
         route.continue_()
@@ -35,3 +38,4 @@ def test_a_photo_takes_the_place_of_another_over_a_slow_line(page: Page, tmp_pat
     page.route("**/upload_file/**", lambda route: slowly(route) if route.request.method == "PUT" else route.continue_())
     upload(page, second)
     assert captioned(page, second.name)
+    assert slow
