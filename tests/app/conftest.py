@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,12 @@ from playwright.sync_api import Browser, Page
 
 from tests.app.browsing import opened, serving
 from tests.test_curves import BLEU, dev_rows, training_rows, write_run
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put `__main__` back, in whose place AppTest leaves its script: other tests' processes would begin with that."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(scope="session")

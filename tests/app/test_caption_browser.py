@@ -419,7 +419,8 @@ def test_a_bad_file_is_told_kindly_and_the_next_one_works(page: Page, tmp_path: 
 
 def test_the_camera_takes_a_photo(page: Page) -> None:
     page.get_by_text("Use the camera").click()
-    page.get_by_role("button", name="Take Photo").click(timeout=SLOW)
+    page.wait_for_function("() => document.querySelector('video')?.readyState === 4", timeout=SLOW)
+    page.get_by_role("button", name="Take Photo").click()
     assert len(sentence(page).split()) >= 3
 
 

@@ -38,9 +38,10 @@ def test_an_upload_from_a_page_of_somebody_else_is_refused(upload: Request) -> N
 
 def test_an_upload_of_the_pages_own_is_taken(upload: Request) -> None:
     """By the same road, or the others could be refused for anything."""
-    body = upload.post_data_buffer or b""
+    body = b'--X\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\nphoto\r\n--X--\r\n'
     address = urlsplit(upload.url)
     headers = {name: value for name, value in upload.all_headers().items() if not name.startswith(":")}
+    form = {"content-type": "multipart/form-data; boundary=X", "content-length": str(len(body))}
     connection = http.client.HTTPConnection(address.netloc, timeout=20)
-    connection.request("PUT", address.path, body, headers | {"content-length": str(len(body))})
+    connection.request("PUT", address.path, body, headers | form)
     assert connection.getresponse().status == 204
