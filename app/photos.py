@@ -17,7 +17,7 @@ from captioner.errors import ImageReadError
 from captioner.images import SUFFIXES, load_image
 
 TYPES = [suffix[1:] for suffix in SUFFIXES]
-MAX_MEGABYTES = 20  # of one photo; the server refuses more while it is being sent, by .streamlit/config.toml
+MAX_MEGABYTES = 20  # of one photo; the server refuses more while it is being sent, by app/.streamlit/config.toml
 _SHOWN_SIDE = 1280  # pixels
 # Held while photos are decoded and captioned: many at once would take no less time, and memory for each.
 TURN = threading.Lock()

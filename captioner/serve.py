@@ -62,7 +62,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     command += ["--", "--runs", str(arguments.runs.resolve())]
     if arguments.checkpoint:
         command += ["--checkpoint", str(arguments.checkpoint.resolve())]
-    os.chdir(ROOT)  # where Streamlit finds its settings
     # Until Streamlit has its own, which stops the server: interrupted while it starts, it would end in tracebacks.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
