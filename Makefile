@@ -2,13 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint clean
+.PHONY: app test stress lint clean
 
 app: $(VENV)/app.stamp
 	$(BIN)/captioner app
 
 test: $(VENV)/test.stamp lint
 	$(BIN)/pytest
+
+stress: $(VENV)/test.stamp
+	$(BIN)/pytest tests/stress --long --timeout 3600
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,33 @@ from captioner.vocabulary import Vocabulary
 from tests.app.browsing import CHROMIUM, browsing
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+T = TypeVar("T")
+_TALLIES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="as many cases as `make stress` has")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_TALLIES] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash[_TALLIES]:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def effort(request: pytest.FixtureRequest) -> Callable[[T, T], T]:
+    """`effort(short, long)`: how much of something there is in every run of the tests, and in `make stress`."""
+    return lambda short, long: long if request.config.getoption("--long") else short
+
+
+@pytest.fixture(scope="session")
+def tally(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say, at the end of all tests, what was counted."""
+    return request.config.stash[_TALLIES].append
 
 
 @pytest.fixture(scope="session")
