@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 from PIL import Image, ImageOps
@@ -176,15 +176,7 @@ def _settings() -> Settings:
     """Show what can be chosen; the page's address holds it all."""
     names = list(models.checkpoints())
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="settings"):
-        model = st.segmented_control(
-            "Model",
-            names,
-            default=names[0],
-            required=True,
-            key="model",
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+        model = _one_of("Model", names, names[0], "model", label_visibility="collapsed")
         with st.popover("Words"):
             options = _decoding(model)
         with st.popover("Heat map"):
@@ -195,13 +187,11 @@ def _settings() -> Settings:
 
 
 def _decoding(model: str) -> DecodingOptions:
-    search = st.segmented_control(
+    search = _one_of(
         "Words are found by",
         SEARCHES,
-        default="Search",
-        required=True,
-        key="words",
-        bind="query-params",
+        "Search",
+        "words",
         help="Search keeps the likeliest captions; drawing takes each word by chance, as likely as the model finds it",
     )
     drawn = search == "Draw"
@@ -220,15 +210,7 @@ def _decoding(model: str) -> DecodingOptions:
     length = st.slider("Most words", 5, 40, 20, key="length", bind="query-params")
     hard = models.is_hard(models.checkpoints()[model])
     # Shown in any case: a widget that is not shown forgets its value.
-    sight = st.segmented_control(
-        "For a word, hard attention sees",
-        list(SIGHTS),
-        default="Likeliest cell",
-        required=True,
-        key="sight",
-        bind="query-params",
-        disabled=not hard,
-    )
+    sight = _one_of("For a word, hard attention sees", SIGHTS, "Likeliest cell", "sight", disabled=not hard)
     prefix = st.session_state.get("words-chosen", {}).get(model, ())
     context = SIGHTS[sight] if hard else "expectation"
     chance = drawn or context == "sample"
@@ -244,21 +226,26 @@ def _decoding(model: str) -> DecodingOptions:
 
 
 def _view() -> View:
-    name = st.segmented_control(
-        "Heat map", list(MAPS), default="Spotlight", required=True, key="map", bind="query-params"
-    )
+    name = _one_of("Heat map", MAPS, "Spotlight", "map")
     opacity = st.slider("Opacity", 0.1, 1.0, 0.75, 0.05, key="opacity", bind="query-params")
-    scale = st.segmented_control(
+    scale = _one_of(
         "Full strength is the peak of",
-        list(SCALES),
-        default="All words",
-        required=True,
-        key="scale",
-        bind="query-params",
+        SCALES,
+        "All words",
+        "scale",
         help="One scale for all words shows which looks were sharp, and which were not",
     )
     smooth = st.toggle("Smooth", True, key="smooth", bind="query-params", help="Off: the grid's cells as they are")
     return View(MAPS[name], opacity, smooth, SCALES[scale])
+
+
+def _one_of(label: str, options: Iterable[str], default: str, key: str, **how: Any) -> str:
+    """Show a choice, which the page's address holds."""
+    chosen = st.segmented_control(
+        label, list(options), default=default, required=True, key=key, bind="query-params", **how
+    )
+    # An address that ends in "?map=" chooses nothing, required or not.
+    return chosen or default
 
 
 def _draw_again(seed: str) -> None:

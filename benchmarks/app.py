@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, too, it fi
 
 from captioner.pipeline import Captioner
 from tests.app import browsing
-from tests.app.browsing import opened, running, settle, upload
+from tests.app.browsing import megabytes, opened, running, settle, upload
 
 SIDE = 1000  # pixels of a photo's longer side
 # Times are taken as a frame begins, for what is seen is seen in frames.
@@ -193,12 +192,6 @@ def memory(browser: Browser, photos: Sequence[Path], few: int, new_sessions: boo
                 settle(page)
                 found |= {f"after_{number}": megabytes(process, "VmRSS"), f"most_{number}": megabytes(process, "VmHWM")}
     return found
-
-
-def megabytes(process: int, field: str) -> int:
-    line = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    assert line is not None
-    return int(line[1]) // 1024
 
 
 if __name__ == "__main__":

@@ -377,7 +377,7 @@ def encode_prefix(options: DecodingOptions, vocabulary: Vocabulary) -> list[int]
     lacking = [word for word, token in zip(options.prefix, tokens, strict=True) if token in never]
     if lacking:
         raise CaptionerError(
-            f"prefix = {options.prefix} has words that the model does not know: {', '.join(map(repr, lacking))}; "
+            f"prefix has words that the model does not know: {', '.join(map(repr, dict.fromkeys(lacking)))}; "
             "choose others, in lower case and clitics apart (man 's)"
         )
     return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -76,6 +77,13 @@ def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
         except OSError:
             time.sleep(0.1)
     return False
+
+
+def megabytes(process: int, field: str) -> int:
+    """Memory of a process: a field of `/proc/PID/status`."""
+    line = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert line is not None
+    return int(line[1]) // 1024
 
 
 @contextmanager
