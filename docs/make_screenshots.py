@@ -22,6 +22,7 @@ def main() -> None:
             address, size, theme, steps = SHOTS[name]
             with opened(browser, url + address, viewport=size, color_scheme=theme) as page:
                 steps(page)
+                page.wait_for_function("[...document.images].every(image => image.complete)")
                 path = ROOT / "docs" / f"app-{name}.png"
                 save(page.screenshot(animations="disabled"), path)
                 print(f"{name}: {path.stat().st_size // 1000} kB")
@@ -51,7 +52,7 @@ def compare(page: Page) -> None:
     settle(page)
     bar.get_by_role("button").filter(has_text=WORD).click()
     page.mouse.move(5, 5)
-    bar.evaluate("bar => bar.scrollIntoView()")
+    bar.evaluate("bar => { bar.style.scrollMarginTop = `80px`; bar.scrollIntoView(); }")
 
 
 def many(page: Page) -> None:
