@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test stress lint clean
+.PHONY: app test stress oldest lint clean
 
 app: $(VENV)/app.stamp
 	$(BIN)/captioner app
@@ -13,13 +13,20 @@ test: $(VENV)/test.stamp lint
 stress: $(VENV)/test.stamp
 	$(BIN)/pytest tests/stress --long --timeout 3600
 
+# On the oldest versions that requirements.txt allows, in an environment of their own.
+oldest:
+	mkdir -p .venv-oldest
+	sed -n 's/^\([a-z0-9-]*\)>=\([^,]*\),.*/\1==\2/p' requirements.txt > .venv-oldest/constraints.txt
+	PIP_CONSTRAINT=$(CURDIR)/.venv-oldest/constraints.txt $(MAKE) VENV=.venv-oldest .venv-oldest/test.stamp
+	.venv-oldest/bin/pytest
+
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-oldest build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -19,20 +19,17 @@ from tests.app.browsing import CHROMIUM, browsing
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 T = TypeVar("T")
-_TALLIES = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="as many cases as `make stress` has")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_TALLIES] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash[_TALLIES]:
-        terminalreporter.write_line(line)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == "tally" and report.when == "call":
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +38,10 @@ def effort(request: pytest.FixtureRequest) -> Callable[[T, T], T]:
     return lambda short, long: long if request.config.getoption("--long") else short
 
 
-@pytest.fixture(scope="session")
-def tally(request: pytest.FixtureRequest) -> Callable[[str], None]:
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Say, at the end of all tests, what was counted."""
-    return request.config.stash[_TALLIES].append
+    return lambda line: record_property("tally", line)
 
 
 @pytest.fixture(scope="session")
