@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -16,6 +17,7 @@ from captioner.checkpoint_files import BUNDLED, weights_sha256
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage, list_split, read_split
 from captioner.data.instances import Instances, instances_beside, read_instances
+from captioner.ending import OK, run_to_end, standard_output, stoppable
 from captioner.errors import CaptionerError, ImageReadError, MissingSplitError
 from captioner.evaluation.evaluator import (
     PROTOCOLS,
@@ -26,6 +28,7 @@ from captioner.evaluation.measure import measure
 from captioner.evaluation.report import write_report
 from captioner.evaluation.results import Evaluation
 from captioner.evaluation.table import evaluation_table, score_table
+from captioner.files import sole_use
 from captioner.pipeline import Captioner
 from captioner.recipe import DataConfig, Recipe
 from captioner.vocabulary import tokenize
@@ -82,19 +85,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run(options)
-    except CaptionerError as error:
-        cure = (
-            f"; `captioner data check {options.data}` lists all such photos"
-            if isinstance(error, ImageReadError)
-            else ""
-        )
-        print(f"evaluate.py: {error}{cure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_to_end("evaluate.py", lambda: evaluate(options))
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Do what the options ask for, in a folder that no other run is writing."""
+    with stoppable(), sole_use(options.output) if options.output else contextlib.nullcontext():
+        try:
+            run(options)
+        except ImageReadError as error:
+            raise CaptionerError(f"{error}; `captioner data check {options.data}` lists all such photos") from error
+    return OK
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,6 @@ def run(options: argparse.Namespace) -> None:
     systems = load_systems([path for path in options.checkpoints if path.suffix != ".json"], options.device)
     for system, decoding in itertools.product(systems, decodings):
         system.captioner.check(decoding)
-    if options.output:
-        make_folder(options.output)
     images = read_photos(options) if systems else []
     for evaluation in itertools.chain(*found.values()) if systems else ():
         evaluation.require_data([(image.path.name, tuple(image.captions)) for image in images])
@@ -134,7 +133,8 @@ def run(options: argparse.Namespace) -> None:
         if evaluations:
             for other in evaluations[1:]:
                 other.require_data(evaluations[0].data)
-            show(protocol, evaluations, options.leave_one_out)
+            with standard_output():
+                show(protocol, evaluations, options.leave_one_out)
             if options.output:
                 draw(options.output / f"report-{protocol}.html", evaluations, systems, images)
 
@@ -250,16 +250,6 @@ def draw(
         log.info("%s: the page about %s", file, first.system)
     else:
         log.warning("no page: it shows where %s looks, whose model is not among those named", first.system)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of results, or say why not, before the work and not after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise CaptionerError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
 
 
 def file_name(evaluation: Evaluation) -> str:

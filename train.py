@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
@@ -19,7 +20,9 @@ from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, Source
 from captioner.data.features import FeatureStore, StoredViews, fingerprint
 from captioner.data.photos import Photos
+from captioner.ending import exit_code, stoppable, tell
 from captioner.errors import CaptionerError
+from captioner.files import sole_use
 from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
@@ -44,32 +47,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = options.output or Path("runs") / options.recipe.stem
     try:
         recipe = Recipe.read(options.recipe)
         if options.seed is not None:
             recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=options.seed))
-        train(recipe, options)
+        with stoppable(), sole_use(folder) if rank() == 0 else contextlib.nullcontext():
+            train(recipe, options, folder)
     except RunStoppedError as stopped:
-        print(f"train.py: {stopped}", file=sys.stderr)
+        tell(f"train.py: {stopped}")
         leave()
         return 128 + stopped.signal
     except (CaptionerError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        tell(f"train.py: {error}")
         if processes() > 1:
             # Parting in good order would wait for the others, who wait for this one.
             sys.stderr.flush()
             os._exit(1)
         return 1
-    except KeyboardInterrupt:
-        print("train.py: interrupted; go on with --resume, if it had come to its first checkpoint", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        tell("train.py: interrupted; go on with --resume, if it had come to its first checkpoint")
+        return exit_code(stop)
     leave()
     return 0
 
 
-def train(recipe: Recipe, options: argparse.Namespace) -> None:
+def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     """Build everything the recipe names, and fit."""
-    folder = options.output or Path("runs") / options.recipe.stem
     device = own_device(choose_device(options.device))
     if rank() > 0:
         logging.getLogger().setLevel(logging.ERROR)  # one process tells
@@ -81,7 +85,6 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
         raise CaptionerError(
             f"{folder}: no run to go on with, it ended before its first checkpoint; leave --resume out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     train_images, dev_images = read_split(recipe.data, "train"), read_split(recipe.data, "dev")
     model, vocabulary = resumed(folder / "last", recipe, options) if options.resume else begun(recipe, train_images)
     model.to(device).encoder.to(memory_format=torch.channels_last)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from captioner.batch.command import INTERRUPTED, OK, SOME_FAILED
+from captioner.batch.command import SOME_FAILED
 from captioner.batch.command import add_parser as add_caption_parser
-from captioner.errors import CaptionerError
+from captioner.ending import OK, run_to_end, standard_output
 from captioner.serve import add_parser as add_app_parser
-
-FATAL = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0 all fine, 1 could not run, 2 wrong usage, 3 something is wrong with some photos, 130 interrupted.
+        0 all fine, 1 could not run, 2 wrong usage, 3 something is wrong with some photos, 130 interrupted, 143 and 129
+        ended by SIGTERM and with the terminal.
     """
     parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -45,17 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file; see recipes/ and docs/data.md")
     check.set_defaults(run=_check)
     options = parser.parse_args(arguments)
-    try:
-        return int(options.run(options))
-    except CaptionerError as error:
-        print(f"captioner: {error}", file=sys.stderr)
-        return FATAL
-    except BrokenPipeError:
-        # Whoever was reading, such as `head`, has had enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return run_to_end("captioner", lambda: int(options.run(options)))
 
 
 def _plot(arguments: argparse.Namespace) -> int:
@@ -74,5 +62,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from captioner.recipe import Recipe
 
     report = check_data(Recipe.read(arguments.recipe).data)
-    print(report)
+    with standard_output():
+        print(report)
     return SOME_FAILED if report.problems else OK

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from captioner.errors import CaptionerError
+from captioner.files import replacing
 from captioner.history import Curve, Runs, panels
 
 _FORMATS = (".png", ".svg", ".pdf")
@@ -69,10 +70,8 @@ def save_curves(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower()
     if kind not in _FORMATS:
         raise CaptionerError(f"{path}: cannot be drawn; give it one of the suffixes {', '.join(_FORMATS)}")
-    try:
-        figure.savefig(path, format=kind[1:])
-    except OSError as error:
-        raise CaptionerError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+    with replacing(path) as file:
+        figure.savefig(file, format=kind[1:])
 
 
 def _draw_training(axes: Axes, run: str, curve: Curve, style: dict[str, Any]) -> tuple[str, Line2D]:

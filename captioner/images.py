@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -82,8 +83,11 @@ def _load(source: ImageSource, enough: int | None) -> tuple[Image.Image, tuple[i
         path = Path(source)
         try:
             # This, too, fails where nothing may be looked at, or on a name that is too long.
-            if path.is_dir():
-                raise ImageReadError(f"{name}: is a folder, not an image")
+            kind = path.stat().st_mode
+            if not stat.S_ISREG(kind):
+                # Whoever opened a pipe would wait for its writer.
+                what = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
+                raise ImageReadError(f"{name}: is {what}, not an image")
             with path.open("rb") as file:
                 return _decode(file, name, enough)
         except OSError as error:

@@ -8,11 +8,11 @@ import signal
 import socket
 from pathlib import Path
 
-from captioner.batch.command import INTERRUPTED
 from captioner.checkpoint_files import BUNDLED, CONFIG, VOCABULARY, WEIGHTS, existing
 from captioner.errors import CaptionerError, CheckpointError
 
 ROOT = Path(__file__).parent.parent
+_INTERRUPTED = 130
 _SCRIPT = ROOT / "app" / "streamlit_app.py"
 
 
@@ -63,13 +63,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint:
         command += ["--checkpoint", str(arguments.checkpoint.resolve())]
     # Until Streamlit has its own, which stops the server: interrupted while it starts, it would end in tracebacks.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     try:
         # In this process, so that whatever ends it ends the server.
         main(command, standalone_mode=False)
     except click.ClickException as error:
         raise CaptionerError(f"Streamlit: {error.format_message()}") from error
-    return INTERRUPTED  # nothing else ends a server
+    return _INTERRUPTED  # nothing else ends a server
 
 
 def _check_checkpoint(folder: Path) -> None:

@@ -9,10 +9,13 @@ PACKAGE = Path(__file__).parent.parent / "captioner"
 # Each room may import only from rooms above it.
 ORDER = [
     "errors",
+    "files",
+    "ending",
     "settings",
     "config",
     "recipe",
     "prefetch",
+    "progress",
     "vocabulary",
     "images",
     "sight",
@@ -66,7 +69,6 @@ ORDER = [
     "curves",
     "batch.job",
     "batch.hashes",
-    "batch.files",
     "batch.attention_files",
     "batch.records",
     "batch.ray_engine",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from captioner.batch.files import cannot_write, replacing
 from captioner.batch.hashes import hash64
+from captioner.files import cannot_write, replacing
 
 if TYPE_CHECKING:
     from captioner.pipeline import Caption

@@ -6,17 +6,17 @@ import argparse
 import functools
 import importlib
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.ending import OK, exit_code, stoppable, tell
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
     from captioner.batch.job import Engine, ImageFile, Job, Outcome
 
-OK, SOME_FAILED, INTERRUPTED = 0, 3, 130
+SOME_FAILED = 3
 # Imported by name when asked for: each brings libraries along that the other does without.
 _ENGINES = {"local": ("captioner.batch.local", "run_local"), "ray": ("captioner.batch.ray_engine", "run_ray")}
 
@@ -26,7 +26,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "caption",
         help="caption photos and folders of photos",
-        epilog="Exit code: 0 all captioned, 1 could not run, 2 wrong usage, 3 some photos failed, 130 interrupted.",
+        epilog="Exit code: 0 all captioned, 1 could not run, 2 wrong usage, 3 some photos failed, 130 interrupted, "
+        "143 and 129 ended by SIGTERM and with the terminal.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="photo, or folder of photos")
     add = parser.add_argument
@@ -107,9 +108,9 @@ def _caption(arguments: argparse.Namespace) -> int:
     if fault := _find_fault(arguments):
         arguments.usage_error(fault)
     # Not before: these take their time to import, which `--help` and wrong usage should not cost.
-    from captioner.batch.files import where
     from captioner.batch.listing import Listing
     from captioner.batch.run import Request, journal_path, run
+    from captioner.files import where
 
     output = _output(arguments)
     if output and arguments.errors:
@@ -130,11 +131,12 @@ def _caption(arguments: argparse.Namespace) -> int:
         arguments.dry_run,
         arguments.quiet,
     )
-    report = run(request, functools.partial(_run_engine, arguments.engine))
+    with stoppable():
+        report = run(request, functools.partial(_run_engine, arguments.engine))
     if not arguments.quiet and not arguments.dry_run:
-        print(report, file=sys.stderr)
-    if report.interrupted:
-        return INTERRUPTED
+        tell(str(report))
+    if report.interruption:
+        return exit_code(report.interruption)
     return SOME_FAILED if report.failed or report.left_out else OK
 
 

@@ -13,16 +13,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from captioner.batch.files import cannot_write, exists, replacing
 from captioner.batch.hashes import hash64
 from captioner.batch.job import ImageFile, Job
 from captioner.batch.records import Record, identity, read_records, to_line, wanted
 from captioner.errors import CaptionerError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs on one file are not told from each other there
-    fcntl = None  # type: ignore[assignment]
+from captioner.files import cannot_write, exists, lock, replacing, write_all
 
 
 class Index:
@@ -148,16 +143,13 @@ class Journal:
         """
         assert self._file is not None, "a dry run writes nothing"
         self._start_anew()
-        line = memoryview(to_line(record))
-        end = self._end + len(line)
+        line = to_line(record)
         try:
-            # Unbuffered: once this returns, a kill loses nothing of it.
-            while line:
-                line = line[self._file.write(line) :]
+            write_all(self._file, line)
         except OSError as error:
             self._file.truncate(self._end)
             raise cannot_write(self._path, error) from error
-        self._end, self._remove = end, False
+        self._end, self._remove = self._end + len(line), False
         self._superseded |= self._index.find(file.path) is not None
 
     def finish(self) -> None:
@@ -190,7 +182,7 @@ class Journal:
         kept = np.zeros(len(paths), bool)
         kept[len(paths) - 1 - np.unique(paths[::-1], return_index=True)[1]] = True
         with _reading(self._path) as file, replacing(self._path) as whole:
-            _lock(whole.fileno())  # before it takes the place of the file that is locked
+            lock(whole.fileno())  # before it takes the place of the file that is locked
             whole.writelines(itertools.compress(file, kept))
             whole.flush()
             successor = os.dup(whole.fileno())
@@ -203,7 +195,7 @@ def _open_locked(path: Path) -> FileIO:
     try:
         while True:
             file = FileIO(str(path), "a")
-            if not _lock(file.fileno()):
+            if not lock(file.fileno()):
                 file.close()
                 raise CaptionerError(f"{path}: another run is writing it; wait for its end, or choose another --output")
             # A run that has just ended may have put another file in its place.
@@ -213,19 +205,6 @@ def _open_locked(path: Path) -> FileIO:
             file.close()
     except OSError as error:
         raise cannot_write(path, error) from error
-
-
-def _lock(handle: int) -> bool:
-    """Bar other runs from a file until it is closed; False if one has barred this one."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # some network file systems know no locks
-    return True
 
 
 def _reading(path: Path) -> BinaryIO:

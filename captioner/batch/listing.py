@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.batch.files import is_folder
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.job import ImageFile, Outcome
 from captioner.errors import CaptionerError
+from captioner.files import is_folder
 from captioner.images import SUFFIXES
 
 # What `--attention png` draws is not to be captioned when its folder lies among the photos.

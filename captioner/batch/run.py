@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from tqdm import tqdm
-
-from captioner.batch.files import cannot_write, exists, is_folder, where
 from captioner.batch.formats import Layout, coco, comma_separated, hugging_face, jsonl
 from captioner.batch.job import Engine, ImageFile, Job, Outcome
 from captioner.batch.journal import Journal
 from captioner.batch.listing import Listing
 from captioner.batch.records import Record, to_line
 from captioner.batch.sidecars import Sidecars, refuse_existing
+from captioner.ending import standard_output, unstoppable
 from captioner.errors import CaptionerError
+from captioner.files import cannot_write, exists, is_folder, where
+from captioner.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Report:
 
     Parameters
     ----------
-    bar : tqdm
+    bar : Bar
         Moved on with each photo.
     fail_fast : bool
         Whether one failure is enough.
@@ -95,10 +93,10 @@ class Report:
         Where failures are written; None for standard error.
     """
 
-    def __init__(self, bar: tqdm[None], fail_fast: bool = False) -> None:
+    def __init__(self, bar: Bar, fail_fast: bool = False) -> None:
         self.errors: BinaryIO | None = None
         self.captioned = self.skipped = self.failed = self.left_out = 0
-        self.interrupted = False
+        self.interruption: KeyboardInterrupt | None = None
         self._bar, self._fail_fast = bar, fail_fast
         self._started = self._ended = 0.0
 
@@ -142,7 +140,7 @@ class Report:
 
     def say(self, text: str) -> None:
         """Write a line to standard error, above the bar."""
-        tqdm.write(text, file=sys.stderr)
+        Bar.write(text, file=sys.stderr)
 
     def __str__(self) -> str:
         left_out = f", {self.left_out} left out" if self.left_out else ""
@@ -163,7 +161,7 @@ def run(request: Request, engine: Engine) -> Report:
     with contextlib.ExitStack() as stack:
         shown = not request.quiet and not request.dry_run and sys.stderr.isatty()
         total = request.listing.count() if shown else None
-        bar = stack.enter_context(tqdm(total=total, unit="photo", disable=not shown))
+        bar = stack.enter_context(Bar(total=total, unit="photo", disable=not shown))
         report = Report(bar, request.fail_fast)
         destination = stack.enter_context(contextlib.closing(_destination(request, report)))
         if not request.dry_run:
@@ -175,10 +173,10 @@ def run(request: Request, engine: Engine) -> Report:
             return report
         try:
             _caption(files, request.job, engine, destination, report)
-        except KeyboardInterrupt:
-            report.interrupted = True
+        except KeyboardInterrupt as interruption:
+            report.interruption = interruption
         # A run stopped before its first caption leaves what is there.
-        if report.captioned or not (report.interrupted or report.stop):
+        if report.captioned or not (report.interruption or report.stop):
             destination.finish()
     if request.listing.links:
         report.say(
@@ -214,37 +212,20 @@ def _caption(files: Iterator[ImageFile], job: Job, engine: Engine, destination: 
         if outcome.record is None:
             report.fail(outcome.file.path, outcome.error or "")
         else:
-            with _uninterrupted():
+            with unstoppable():
                 destination.write(outcome.file, outcome.record)
                 report.caption()
         if report.stop:
             return
 
 
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back, so that a row that is written is counted, too."""
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    held: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if held:
-        raise KeyboardInterrupt
-
-
 def _show(files: Iterator[ImageFile], report: Report) -> None:
     count = 0
-    for file in files:
-        count += 1
-        # As bytes: names need not be text.
-        sys.stdout.buffer.write(os.fsencode(file.path) + b"\n")
-    sys.stdout.buffer.flush()
+    with standard_output() as output:
+        for file in files:
+            count += 1
+            # As bytes: names need not be text.
+            output.buffer.write(os.fsencode(file.path) + b"\n")
     report.say(f"{count} to caption, {report.skipped} skipped, {report.failed} failed; nothing written")
 
 
@@ -335,13 +316,8 @@ class _Stream:
     def _put(self, data: bytes) -> None:
         opening = b"" if self._begun else self._layout.opening
         self._begun = True
-        try:
-            sys.stdout.buffer.write(opening + data)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise CaptionerError(f"standard output: cannot be written ({error.strerror or error})") from error
+        with standard_output() as output:
+            output.buffer.write(opening + data)
 
 
 @contextlib.contextmanager

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from captioner.batch.files import exists, is_folder, replacing
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.job import ImageFile, Outcome
 from captioner.batch.records import Record
 from captioner.errors import CaptionerError
+from captioner.files import exists, is_folder, lock, replacing
 
 
 class Sidecars:
@@ -53,7 +54,8 @@ class Sidecars:
         CaptionerError
             If it cannot be written, as on a full disk.
         """
-        with replacing(_place(file.path), sync=False) as text:
+        place = _place(file.path)
+        with _alone_in(place.parent), replacing(place, sync=False) as text:
             text.write(record["caption"].encode() + b"\n")
 
     def finish(self) -> None:
@@ -61,6 +63,17 @@ class Sidecars:
 
     def close(self) -> None:
         """Do nothing: no file is open."""
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make other runs over the same photos wait: theirs would be the same unfinished file."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # writing will say why, if that cannot be done either
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            lock(handle, wait=True)
+        yield
 
 
 def refuse_existing(files: Iterable[ImageFile | Outcome]) -> None:

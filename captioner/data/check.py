@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from captioner.data.annotations import CaptionedImage, data_root, list_split
 from captioner.errors import ImageReadError, MissingSplitError
 from captioner.images import load_image
 from captioner.prefetch import map_ahead
+from captioner.progress import Bar
 from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary, tokenize
 
@@ -166,7 +165,7 @@ def check_data(config: DataConfig) -> DataReport:
 def _count_words(images: list[CaptionedImage], split: str) -> tuple[Counter[int], Counter[str]]:
     lengths: Counter[int] = Counter()
     words: Counter[str] = Counter()
-    for image in tqdm(images, desc=f"words of {split}", unit="photo", disable=None):
+    for image in Bar(images, desc=f"words of {split}", unit="photo", disable=None):
         for caption in image.captions:
             found = tokenize(caption)
             lengths[len(found)] += 1
@@ -179,7 +178,7 @@ def _look_at(paths: Iterable[Path]) -> dict[Path, bytes | str | None]:
     distinct = list(dict.fromkeys(paths))
     workers = os.cpu_count() or 1
     results = map_ahead(_look, distinct, workers=workers, ahead=4 * workers)
-    bar = tqdm(results, total=len(distinct), desc="photos", unit="photo", disable=None)
+    bar = Bar(results, total=len(distinct), desc="photos", unit="photo", disable=None)
     return dict(zip(distinct, bar, strict=True))
 
 

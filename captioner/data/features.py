@@ -8,7 +8,6 @@ store goes on where its file ends.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -20,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from captioner.data.photos import Photos
 from captioner.errors import DatasetError
+from captioner.files import cannot_write, lock, replacing, write_all
 from captioner.models.encoder import ImageEncoder
 from captioner.prefetch import map_ahead
+from captioner.progress import Bar
 
 _INDEX, _FEATURES, _LOCK = "index.json", "features.f16", "lock"
 _BATCH = 32
@@ -116,6 +116,8 @@ class FeatureStore:
             If the folder holds features of another encoder, other weights, preprocessing or photos.
         ImageReadError
             If a photo cannot be read; what was computed before it stays.
+        CaptionerError
+            If the folder cannot be written, as on a full disk; what was computed stays, too.
         """
         index = {
             "fingerprint": fingerprint(encoder),
@@ -125,21 +127,19 @@ class FeatureStore:
             "shape": [encoder.grid**2, encoder.feature_dim],
             "images": [[path.name, path.stat().st_size] for path in photos.paths],
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with _building(folder):
             if (folder / _INDEX).exists():
                 _refuse_other(folder, _read_index(folder), index)
             else:
-                whole = folder / f"{_INDEX}.partial"
-                whole.write_text(json.dumps(index))
-                os.replace(whole, folder / _INDEX)
+                with replacing(folder / _INDEX) as file:
+                    file.write(json.dumps(index).encode())
             row_bytes = 2 * encoder.grid**2 * encoder.feature_dim
             path = folder / _FEATURES
             done = path.stat().st_size // row_bytes if path.exists() else 0
             if done < len(photos):
-                with path.open("ab") as file:
+                with path.open("ab", buffering=0) as file:
                     file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
-                    bar = tqdm(total=len(photos), initial=done, desc=label)
+                    bar = Bar(total=len(photos), initial=done, desc=label)
                     with bar, torch.autocast(device.type, precision, enabled=precision != torch.float32):
                         _append(file, photos, done, view, encoder, device, bar)
         return cls(folder)
@@ -173,11 +173,15 @@ class StoredViews:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _building(folder: Path) -> Iterator[None]:
     """Let one process at a time build a store; the lock goes with the process, however it ends."""
-    with (folder / _LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _LOCK).open("w") as file:
+            lock(file.fileno(), wait=True)
+            yield
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 @torch.inference_mode()
@@ -201,8 +205,7 @@ def _write(file: Any, features: Tensor) -> None:
     rows = features.half()
     if not torch.isfinite(rows).all():
         raise DatasetError("the encoder gives features that half precision cannot hold; choose another encoder")
-    file.write(rows.cpu().contiguous().numpy().astype("<f2", copy=False).data)
-    file.flush()
+    write_all(file, rows.cpu().contiguous().numpy().astype("<f2", copy=False).tobytes())
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage
@@ -25,6 +24,7 @@ from captioner.metrics.attention import entropy, movement
 from captioner.metrics.score import CorpusScore
 from captioner.pipeline import Caption, Captioner, Photo, choice_of, generator_of
 from captioner.prefetch import map_ahead
+from captioner.progress import Bar
 from captioner.vocabulary import tokenize
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def measure(
     decoder, vocabulary = captioner.model.decoder, captioner.vocabulary
     outlined = 0
     read = map_ahead(lambda image: captioner.read(image.path), images, workers=_READERS, ahead=2 * _BATCH)
-    bar = tqdm(zip(images, read, strict=True), total=len(images), unit="photo", disable=None)
+    bar = Bar(zip(images, read, strict=True), total=len(images), unit="photo", disable=None)
     for batch in _batches(bar):
         some, photos = zip(*batch, strict=True)
         features = captioner.encode(photos)

@@ -31,6 +31,7 @@ from captioner.evaluation.figures import (
     to_svg,
 )
 from captioner.evaluation.results import Evaluation, PhotoResult
+from captioner.files import cannot_write, replacing
 from captioner.images import load_image
 from captioner.metrics.score import interval, probability_better
 from captioner.metrics.scoring import COMBINE as CAPTION_SCORES
@@ -152,9 +153,10 @@ def write_report(
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise CaptionerError(f"{file}: cannot be written ({error.strerror}); choose another file") from error
+        raise cannot_write(file, error) from error
+    with replacing(file) as output:
+        output.write(page.encode())
 
 
 def _check(evaluations: Sequence[Evaluation], paths: Sequence[Path]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError, DatasetError
 from captioner.evaluation.scores import COMBINE
+from captioner.files import replacing
 from captioner.metrics.score import CorpusScore, interval
 from captioner.vocabulary import tokenize
 
@@ -132,12 +133,8 @@ class Evaluation:
             ],
         }
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-        partial = path.with_suffix(".partial")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise CaptionerError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        with replacing(path) as file:
+            file.write(text.encode())
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:

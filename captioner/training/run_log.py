@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import threading
 from pathlib import Path
+
+from captioner.errors import CaptionerError
+from captioner.files import cannot_write, replacing, write_all
 
 
 class RunLog:
@@ -23,25 +27,38 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "metrics.jsonl"
-        rows = [(line, json.loads(line)) for line in whole_lines(path)] if path.exists() else []
-        kept = [line for line, row in rows if row["step"] <= step and row.get("epoch", 0) <= epoch]
-        partial = folder / "metrics.jsonl.partial"
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            rows = [(line, json.loads(line)) for line in whole_lines(path)] if path.exists() else []
+            kept = [line for line, row in rows if row["step"] <= step and row.get("epoch", 0) <= epoch]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CaptionerError(f"{path}: holds a line that no run has written; delete the line") from error
+        with replacing(path) as file:
+            file.writelines(f"{line}\n".encode() for line in kept)
+        # TensorBoard's thread prints the traceback of an error that the next write gets as well.
+        self._report, threading.excepthook = threading.excepthook, self._report_others
+        self._path = path
+        self._file = path.open("ab", buffering=0)
         self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
 
     def write(self, step: int, **scalars: float) -> None:
         """Write named scalars of one step."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        try:
+            write_all(self._file, json.dumps({"step": step, **scalars}).encode() + b"\n")
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def _report_others(self, error: threading.ExceptHookArgs) -> None:
+        if not isinstance(error.exc_value, OSError):
+            self._report(error)
 
     def close(self) -> None:
         """Write out what is pending."""
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        with contextlib.suppress(OSError):  # the other file has told of a full disk, and has it all
+            self._board.close()  # type: ignore[no-untyped-call]
+        threading.excepthook = self._report
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from captioner.checkpoint import load_training_state, save_checkpoint
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
+from captioner.ending import STOPS
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
+from captioner.progress import Bar
 from captioner.recipe import Recipe, TrainConfig
 from captioner.training.distributed import add_over_processes, any_of_processes, processes, rank, share
 from captioner.training.objective import LossOutput, Objective
@@ -147,7 +148,7 @@ class Trainer:
         CaptionerError
             If the loss stops being finite.
         RunStoppedError
-            If a signal asked for it (SIGTERM, Ctrl-C); all is saved.
+            If a signal asked for it (SIGTERM, Ctrl-C, the end of the terminal); all is saved.
         """
         config, progress = self.recipe.train, self.progress
         run_log = RunLog(self.folder, progress.step, progress.epoch) if rank() == 0 else None
@@ -166,7 +167,8 @@ class Trainer:
                 shown = {f"dev/{name}": value for name, value in scores.items()}
                 if run_log:
                     run_log.write(progress.step, epoch=progress.epoch, **shown, seconds=seconds)
-                    tqdm.write(f"epoch {progress.epoch}: " + ", ".join(f"{k} {v:.2f}" for k, v in shown.items()))
+                    # Not to standard output, whose reader may leave before the run has ended.
+                    log.info("epoch %d: %s", progress.epoch, ", ".join(f"{k} {v:.2f}" for k, v in shown.items()))
                 if scores[config.select_by] > progress.best_score:
                     progress.best_score, progress.best_epoch = scores[config.select_by], progress.epoch
                     notes = {"recipe": self.recipe.to_dict(), "epoch": progress.epoch, "dev": scores}
@@ -178,7 +180,7 @@ class Trainer:
         """Go through what is left of an epoch, giving what to write down of every step."""
         config, progress = self.recipe.train, self.progress
         batches = bucketed_batches(self.data.lengths, config.images_per_batch, config.seed, progress.epoch)
-        bar = tqdm(
+        bar = Bar(
             total=len(batches),
             initial=progress.batch,
             desc=f"epoch {progress.epoch + 1}/{config.epochs}",
@@ -323,10 +325,10 @@ def _step_seed(seed: int, step: int, process: int) -> int:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C instead of dying of them; a second one has its usual effect."""
+    """Collect what asks for the end instead of dying of it; a second one has its usual effect."""
     requests: list[int] = []
-    before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
+    # Those that are ignored, as under `nohup`, stay so.
+    before = {int(number): known for number in STOPS if (known := signal.getsignal(number)) != signal.SIG_IGN}
     asked = -math.inf
 
     def request(number: int, frame: FrameType | None) -> None:

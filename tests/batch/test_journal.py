@@ -6,10 +6,6 @@ import contextlib
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -17,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from captioner.batch.files import replacing
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.journal import Index
 from captioner.batch.local import run_local
+from captioner.files import replacing
 from tests.batch.conftest import Caption, names, rows
 from tests.conftest import noise_photo
 
-KILLS = int(os.environ.get("CAPTIONER_KILLS", "2"))
 Errors = pytest.CaptureFixture[str]
 
 
@@ -271,39 +266,3 @@ def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
     with replacing(path) as file:
         file.write(b"after")
     assert path.read_text() == "after"
-
-
-@pytest.mark.timeout(60 + 60 * KILLS)
-def test_a_run_killed_again_and_again_ends_with_the_same_file(tmp_path: Path, tiny: Path, caption: Caption) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    # More than are captioned before the last kill, at 3,000 a second.
-    total = 400 * KILLS
-    for index in range(total):
-        if index < 5:
-            noise_photo(index).save(folder / f"photo{index}.jpg")
-        else:
-            os.link(folder / f"photo{index % 5}.jpg", folder / f"photo{index}.jpg")
-    options = ["--batch-size", "1", "--format", "csv", "--precision", "float32"]
-    whole, output, journal = tmp_path / "whole.csv", tmp_path / "killed.csv", tmp_path / "killed.csv.jsonl"
-    assert caption(folder, "--output", whole, *options) == 0
-    arguments = [folder, "--output", output, "--checkpoint", tiny, "--device", "cpu", *options]
-    command = [sys.executable, "-m", "captioner", "caption", *map(str, arguments)]
-    draw = random.Random(0)
-    done = 0
-    for kill in range(KILLS):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (journal.read_bytes().count(b"\n") if journal.exists() else 0) <= done:
-            time.sleep(0.002)
-        time.sleep(draw.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        count = journal.read_bytes().count(b"\n")
-        assert count > done, "a row that was finished is lost, or none was"
-        done = count
-        # A write that the machine, not the process, was stopped in.
-        with journal.open("ab") as file:
-            file.write(b'{"image": "' + b"x" * kill)
-    assert done < total, "all was done before the kills"
-    assert caption(folder, "--output", output, *options) == 0
-    assert output.read_bytes() == whole.read_bytes()

@@ -1,7 +1,8 @@
-"""Runs of `train.py`, each in a process of its own."""
+"""Runs of `train.py`, `evaluate.py` and `captioner`, each in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -16,9 +18,16 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = str(ROOT / "train.py")
+EVALUATE = str(ROOT / "evaluate.py")
 TORCHRUN = "torch.distributed.run"
+CAPTIONER = "captioner"
+MODULES = {TORCHRUN, CAPTIONER}
 # What a run imports, some of it only when it gets there.
-IMPORTS = ["train", TORCHRUN, "torch._dynamo", "torch.utils.tensorboard", "nltk.tokenize.destructive"]
+IMPORTS = [
+    *("train", TORCHRUN, "torch._dynamo", "torch.utils.tensorboard", "nltk.tokenize.destructive"),
+    *("evaluate", "captioner.cli", "captioner.batch.run", "captioner.batch.local"),
+    *("ctypes", "encodings.utf_8_sig"),
+]
 # A process is forked from one that has the imports behind it: they take four seconds, most runs here take one.
 # "fresh" starts Python anew for every run, as a shell does, and not only where a test asks for it.
 FORK = sys.platform == "linux" and os.environ.get("CAPTIONER_RUNS") != "fresh"
@@ -27,9 +36,11 @@ FORK = sys.platform == "linux" and os.environ.get("CAPTIONER_RUNS") != "fresh"
 class Forked:
     """A run as a `subprocess.Popen` of it would be, as far as tests go."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], *command: str) -> None:
-        self.output = folder / f"output-{time.monotonic_ns()}"
-        self.process = _forkserver().Process(target=_run, args=(folder, self.output, environment, *command))
+    def __init__(
+        self, folder: Path, environment: dict[str, str], prepare: Callable[[], object], log: Path, *command: str
+    ) -> None:
+        self.output = log / f"output-{time.monotonic_ns()}"
+        self.process = _forkserver().Process(target=_run, args=(folder, self.output, environment, prepare, *command))
         self.process.start()
 
     @property
@@ -41,29 +52,57 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         assert self.process.pid
-        os.kill(self.process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(self.process.pid, number)
 
     def communicate(self, timeout: float = 250) -> tuple[str, None]:
         """Wait for its end; returns what it wrote."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             raise subprocess.TimeoutExpired(self.process.name, timeout, self.output.read_bytes())
-        return self.output.read_text(), None
+        return self.output.read_text() if self.output.exists() else "", None
 
 
 Run = Forked | subprocess.Popen[str]
 
 
-def start_program(folder: Path, program: str, *arguments: str, fresh: bool = False) -> Run:
-    """Start `train.py` or, with it among the arguments, `torchrun`, in a folder that is also that of the data."""
-    environment = {"CAPTIONER_DATA": str(folder), "OMP_NUM_THREADS": "1"}
+def nothing() -> None:
+    """Start as a shell does."""
+
+
+def start_program(
+    folder: Path,
+    program: str,
+    *arguments: str,
+    fresh: bool = False,
+    prepare: Callable[[], object] = nothing,
+    log: Path | None = None,
+    **environment: str,
+) -> Run:
+    """Start a program or, with `train.py` among the arguments, `torchrun`.
+
+    Parameters
+    ----------
+    folder : Path
+        To start it in; also that of the data.
+    fresh : bool
+        Whether Python is to start anew, too.
+    prepare : callable
+        Called in the new process before the program; of a module, so that it can be sent there.
+    log : Path, optional
+        Folder of what it prints, if another one.
+    **environment
+        Variables to set.
+    """
+    environment = {"CAPTIONER_DATA": str(folder), "OMP_NUM_THREADS": "1", **environment}
     if FORK and not fresh:
-        return Forked(folder, environment, program, *arguments)
-    command = [sys.executable, *(["-m"] if program == TORCHRUN else []), program, *arguments]
+        return Forked(folder, environment, prepare, log or folder, program, *arguments)
+    command = [sys.executable, *(["-m"] if program in MODULES else []), program, *arguments]
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        preexec_fn=prepare,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,7 +118,14 @@ def _forkserver() -> ForkServerContext:
     return context
 
 
-def _run(folder: Path, output: Path, environment: dict[str, str], program: str, *arguments: str) -> None:
+def _run(
+    folder: Path,
+    output: Path,
+    environment: dict[str, str],
+    prepare: Callable[[], object],
+    program: str,
+    *arguments: str,
+) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(file, number)
@@ -88,8 +134,9 @@ def _run(folder: Path, output: Path, environment: dict[str, str], program: str, 
     os.environ.update(environment)
     # A test run in the background would hand down that interruptions are ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    prepare()
     sys.argv = [program, *arguments]
-    if program == TORCHRUN:
+    if program in MODULES:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(program, run_name="__main__")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import random
 import re
-import signal
 import time
 from pathlib import Path
 
@@ -101,39 +98,6 @@ def finish(process: Run) -> str:
 def metrics(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-
-
-# A few seconds each, most of them to start; the environment asks for more of them.
-KILLS = int(os.environ.get("CAPTIONER_KILLS", "4"))
-
-
-@pytest.mark.timeout(120 + 60 * KILLS)
-@pytest.mark.parametrize(("attention", "kills"), [("soft", KILLS), ("hard", 3)])
-def test_a_run_killed_again_and_again_ends_with_the_same_weights(workplace: Path, attention: str, kills: int) -> None:
-    write_recipe(workplace, images_per_batch=1, attention=attention, epochs=3 * kills)  # of 24 steps each
-    finish(start(workplace, "whole"))
-    process = start(workplace, "killed")
-    draw = random.Random(0)
-    positions: list[int] = []
-    for _ in range(kills):
-        # At some moment past the next checkpoint: in a step, in the writing of a checkpoint, in validation.
-        wait_for_step(workplace / "killed", positions[-1] + 1 if positions else 1, process)
-        time.sleep(draw.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        load_checkpoint(workplace / "killed" / "last")
-        positions.append(load_training_state(workplace / "killed" / "last")["progress"]["step"])
-        process = start(workplace, "killed", "--resume")
-    finish(process)
-    assert any(step % 24 for step in positions), "no kill left a run in the middle of an epoch"
-    whole, killed = (
-        safetensors.torch.load_file(workplace / run / "last" / "model.safetensors") for run in ("whole", "killed")
-    )
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    assert metrics(workplace / "whole") == metrics(workplace / "killed")
-    best = [read_config(workplace / run / "best")["notes"] for run in ("whole", "killed")]
-    assert best[0] == best[1]
 
 
 def wait_for_step(run: Path, step: int, process: Run) -> None:

@@ -1,15 +1,21 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one run at a time writes."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO
 
-from captioner.batch.hashes import hash64
 from captioner.errors import CaptionerError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs on one output are not told from each other there
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -29,8 +35,8 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         If it cannot be written, as on a full disk; what was there is still there.
     """
     target = Path(os.path.realpath(path))
-    # Hidden, and short whatever the length of the name.
-    partial = target.with_name(f".{hash64(target.name):016x}.partial")
+    # Hidden, and short whatever the length of the name. The same each time, so that what a kill leaves is used again.
+    partial = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.partial")
     try:
         with partial.open("w+b") as file:
             yield file
@@ -43,6 +49,54 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def write_all(file: RawIOBase, data: bytes) -> None:
+    """Append to an unbuffered file: once this returns, a kill loses nothing of it, and a full disk is known."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
+
+
+def lock(handle: int, *, wait: bool = False) -> bool:
+    """Bar other processes from an open file until this one closes it, or ends in whatever way.
+
+    Returns
+    -------
+    bool
+        False if another has barred this one. If it is to `wait`, it does so until that one lets go.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems know no locks
+    return True
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Make a folder for a run's output, and keep other runs out of it.
+
+    Raises
+    ------
+    CaptionerError
+        If another run is writing it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise CaptionerError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
+    with file:
+        if not lock(file.fileno()):
+            raise CaptionerError(f"{folder}: another run is writing it; wait for its end, or choose another --output")
+        yield
 
 
 def exists(path: str | Path) -> bool:

@@ -1,0 +1,130 @@
+"""How a command ends: an exit code, at most one line about what is wrong, and no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from types import FrameType
+from typing import Any, TextIO
+
+from captioner.errors import CaptionerError
+
+OK, FATAL = 0, 1
+# Ctrl-C; the end of a job or of the machine; the end of the terminal, which Windows has not.
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked for the end.
+
+    Attributes
+    ----------
+    signal : int
+        Which one.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Count as the shell does: 130 for Ctrl-C, 143 for SIGTERM, 129 for the end of the terminal."""
+    return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def run_to_end(name: str, work: Callable[[], int]) -> int:
+    """Do a command's work, and turn what ends it into an exit code and, on standard error, a line.
+
+    Parameters
+    ----------
+    name : str
+        Of the command, which the line begins with.
+    work : callable
+        Returns the exit code, if nothing ends it before.
+    """
+    try:
+        return work()
+    except BrokenPipeError:
+        return OK  # whoever was reading, such as `head`, has had enough
+    except (CaptionerError, OSError) as error:
+        tell(f"{name}: {error}")
+        return FATAL
+    except KeyboardInterrupt as stop:
+        return exit_code(stop)
+
+
+def tell(line: str) -> None:
+    """Write to standard error, if that is there still: the terminal may have been closed."""
+    try:
+        print(line, file=sys.stderr)
+    except OSError:
+        _give_up(sys.stderr)
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Give standard output, on which all is written by the end of the block.
+
+    Raises
+    ------
+    BrokenPipeError
+        If nobody reads it any more.
+    CaptionerError
+        If it cannot be written, as on a full disk.
+    """
+    if sys.stdout is None:
+        raise CaptionerError("standard output: closed; give it a place to go to")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise CaptionerError(f"standard output: cannot be written ({error.strerror or error})") from error
+
+
+def _give_up(stream: TextIO) -> None:
+    # Or Python would try once more as it ends, and end with another exit code.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM and the end of the terminal stop what is within as Ctrl-C does, by a KeyboardInterrupt."""
+    with _handling(_stop, (signal.SIG_DFL, signal.default_int_handler)):
+        yield
+
+
+@contextlib.contextmanager
+def unstoppable() -> Iterator[None]:
+    """Hold such a KeyboardInterrupt back to the end of the block."""
+    held: list[int] = []
+    with _handling(lambda number, _: held.append(number), (_stop, signal.default_int_handler)):
+        yield
+    if held:
+        raise Stopped(held[0])
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], object], instead: Collection[Any]) -> Iterator[None]:
+    """Handle signals, but those that are ignored, as under `nohup`, or that somebody else handles."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other may
+        before = {number: known for number in STOPS if (known := signal.getsignal(number)) in instead}
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
