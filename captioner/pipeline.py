@@ -292,7 +292,8 @@ class Captioner:
         try:
             return source, self.read(source)
         except ImageReadError as error:
-            return source, error
+            # Anew, for this one's traceback holds on to the picture, and a batch may hold many such.
+            return source, ImageReadError(str(error))
 
     def _attempt_batch(
         self, batch: Sequence[tuple[Source, Photo | ImageReadError]], options: DecodingOptions
