@@ -258,7 +258,7 @@ class Recipe(Settings):
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise CaptionerError(f"{path}: cannot read the recipe ({error}); give the path of a .toml file") from error
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # numbers of thousands of digits, too
             raise CaptionerError(f"{path}: not valid TOML ({error})") from error
         try:
             return cls.from_dict(values)

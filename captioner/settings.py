@@ -8,7 +8,7 @@ class are reported together.
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from typing import Any, Self
@@ -29,7 +29,8 @@ def _matches(value: Any, annotation: Any) -> bool:
             items = items[:1] * len(value)
         return isinstance(value, tuple) and len(value) == len(items) and all(map(_matches, value, items))
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # A whole number may be larger than any float.
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)
