@@ -178,6 +178,8 @@ def cases(draw: st.DrawFn) -> Case:
     kind = draw(st.sampled_from(sorted(STORED)))
     mode, formats = STORED[kind]
     format = draw(st.sampled_from(formats))
+    if format.startswith("WEBP"):
+        width = min(width, 16_383)  # all that it can hold
     numbers = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     lossy = format in ("JPEG", "MPO", "AVIF", "WEBP lossy")
     stored, seen, options = make(kind, numbers, (height, width), lossy)
