@@ -63,5 +63,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
     report = check_data(Recipe.read(arguments.recipe).data)
     with standard_output():
-        print(report)
+        # Names of photos need not be text.
+        print(str(report).encode(errors="backslashreplace").decode())
     return SOME_FAILED if report.problems else OK

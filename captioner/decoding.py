@@ -246,12 +246,14 @@ def sample_search(
         Per image, each different caption once, with the model's own probabilities and ranked as by `beam_search`:
         those that ended by their scores, then those cut at `max_length`.
     """
-    # Nearer to 0 the quotients would leave float32, and the likeliest word is certain anyway.
+    # Nearer to 0 it would leave float32, and the likeliest word is certain anyway.
     temperature = max(options.temperature, 1e-6)
     row = torch.arange(options.beam_size, device=device)
 
     def pick(log_prob: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        tempered = torch.softmax(log_probs / temperature, -1).flatten(0, 1)  # (b * K, V)
+        # From the likeliest on, whose quotient would else leave float32 if it is unlikely itself.
+        likeliest = log_probs.amax(-1, keepdim=True)
+        tempered = torch.softmax((log_probs - likeliest) / temperature, -1).flatten(0, 1)  # (b * K, V)
         word = torch.multinomial(tempered, 1, generator=generator).view(log_prob.shape)
         chosen = log_probs.gather(-1, word.unsqueeze(-1)).squeeze(-1)
         return log_prob + chosen, row * log_probs.shape[-1] + word

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from captioner.errors import CaptionerError
+from captioner.paths import is_folder
 
 try:
     import fcntl
@@ -97,16 +98,6 @@ def sole_use(folder: Path) -> Iterator[None]:
         if not lock(file.fileno()):
             raise CaptionerError(f"{folder}: another run is writing it; wait for its end, or choose another --output")
         yield
-
-
-def exists(path: str | Path) -> bool:
-    """Whether it is there; unlike `Path.exists`, no error where names are too long or nothing may be looked at."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def is_folder(path: str | Path) -> bool:
-    """Whether it is a folder, or a link to one; unlike `Path.is_dir`, no error, as above."""
-    return os.path.isdir(path)  # noqa: PTH112
 
 
 def where(path: Path) -> Path:

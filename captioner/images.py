@@ -7,13 +7,15 @@ shown and what the model sees are the same upright RGB picture.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import stat
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from captioner.config import PreprocessingConfig
 from captioner.errors import ImageReadError
@@ -24,7 +26,24 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000
+MAX_SCANS = 100  # of a JPEG, each of which may cost the time of a whole photo; a progressive one has about ten
 _ENOUGH = 1.5  # times the side of the model's input: less would be seen in the pixels
+_TILE = 2048  # pixels, side of the parts in which deep grey is brought to 8 bits
+_UPRIGHT: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = [_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)]
+
+# What is wrong with a photo its error tells, and names the photo. Here once: changing it for each would not be safe
+# in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image
 
@@ -77,7 +96,9 @@ def _load(source: ImageSource, enough: int | None) -> tuple[Image.Image, tuple[i
     """Read a photo, of which sides of `enough` pixels would do, and its full size."""
     name = _name(source)
     if isinstance(source, Image.Image):
-        image = _upright_rgb(source, name)
+        # A copy, which a picture that is upright RGB already would not become.
+        image = source.copy()
+        image = _upright_rgb(image, _turn(image), name)
         return image, image.size
     if isinstance(source, str | Path):
         path = Path(source)
@@ -116,16 +137,30 @@ def _decode(file: BinaryIO, name: str, enough: int | None) -> tuple[Image.Image,
                 f"{name}: {width} x {height} pixels is more than the {MAX_PIXELS // 10**6} million allowed; shrink it"
             )
         try:
+            if isinstance(image, JpegImagePlugin.JpegImageFile):
+                _limit_scans(image)
             if enough is not None:
                 image.draft(None, (enough, enough))  # type: ignore[arg-type]
             image.load()
         except Exception as error:
-            raise ImageReadError(f"{name}: damaged or cut short ({error}); get a whole copy") from error
-        upright = _upright_rgb(image, name)
-        if image.size == (width, height):
-            return upright, upright.size
-        # Its shape says whether it was turned; of a square that was none before, a pixel of the sides is exchanged.
-        return upright, (width, height) if upright.size == image.size else (height, width)
+            raise ImageReadError(f"{name}: {_damaged(error)}") from error
+        turn = _turn(image)
+        return _upright_rgb(image, turn, name), (height, width) if turn in _SIDEWAYS else (width, height)
+
+
+def _limit_scans(image: JpegImagePlugin.JpegImageFile) -> None:
+    """Have the reading of a JPEG stop at too many scans: a small file can ask for hours of work."""
+    read, scans = image.load_read, 0
+
+    def load_read(size: int) -> bytes:
+        nonlocal scans
+        data = read(size)
+        scans += data.count(b"\xff\xda")  # nothing else looks like this among a photo's data
+        if scans > MAX_SCANS:
+            raise ValueError(f"more than {MAX_SCANS} scans")
+        return data
+
+    image.load_read = load_read  # type: ignore[method-assign, assignment]
 
 
 def _explain(head: bytes, error: Exception) -> str:
@@ -134,6 +169,8 @@ def _explain(head: bytes, error: Exception) -> str:
         return "the file is empty"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the {MAX_PIXELS // 10**6} million pixels allowed; shrink it"
+    if not isinstance(error, UnidentifiedImageError):
+        return _damaged(error)
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"heim", b"msf1"):
         return "HEIC photos cannot be read; save it as JPEG"
     if b"<svg" in head.lower():
@@ -141,33 +178,67 @@ def _explain(head: bytes, error: Exception) -> str:
     return "not an image in a format that can be read (" + ", ".join(FORMATS) + ")"
 
 
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def _damaged(error: Exception) -> str:
+    return f"damaged or cut short ({str(error) or type(error).__name__}); get a whole copy"
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How a loaded picture is to be turned, as its EXIF block says.
+
+    Not by `ImageOps.exif_transpose`, which writes the whole block anew and fails if any other part of it is broken.
+    """
     try:
-        image = ImageOps.exif_transpose(image)
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     # A broken EXIF block says nothing about which way is up; the pixels are still good.
     except Exception:
-        image = image.copy()
+        return None
+
+
+def _upright_rgb(image: Image.Image, turn: Image.Transpose | None, name: str) -> Image.Image:
+    """Bring a loaded picture to RGB and turn it, with no more copies of it in memory than that takes."""
     try:
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             image = _to_8_bit(image)
         if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image).convert("RGB")
-        return image.convert("RGB")
+            clear = image if image.mode == "RGBA" else image.convert("RGBA")
+            image = Image.new("RGB", clear.size, "white")
+            image.paste(clear, mask=clear)
+        elif image.mode != "RGB":
+            image = image.convert("RGB")
+        if turn is not None:
+            image = image.transpose(turn)
+            image.info = {}  # or it would be turned again by who reads it next
+        return image
     except (ValueError, OSError) as error:
         raise ImageReadError(f"{name}: its colours (mode {image.mode}) cannot be turned into RGB ({error})") from error
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Bring deep grey (16-bit, 32-bit, float) to 8 bits; Pillow alone would clip it to white."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if image.mode.startswith("I") and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    # Other depths have no nominal white, so the picture's own range stands in for it.
-    values = np.nan_to_num((values - low) / max(high - low, 1e-12), nan=0.0)
-    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8), mode="L")
+    width, height = image.size
+    boxes = [
+        (left, top, min(left + _TILE, width), min(top + _TILE, height))
+        for top in range(0, height, _TILE)
+        for left in range(0, width, _TILE)
+    ]
+    low, high = np.inf, -np.inf
+    # Of floats that are no numbers, those beyond all numbers become white and black, the others black.
+    with np.errstate(invalid="ignore"):
+        for box in boxes:
+            values = np.asarray(image.crop(box)).astype(np.float64)
+            values = values[np.isfinite(values)]
+            low, high = float(values.min(initial=low)), float(values.max(initial=high))
+        if image.mode.startswith("I") and low >= 0 and high <= 65535:
+            low, high = 0.0, 65535.0
+        # Other depths have no nominal white, so the picture's own range stands in for it.
+        if low > high:
+            low = high = 0.0
+        grey = Image.new("L", image.size)
+        for box in boxes:
+            values = (np.asarray(image.crop(box)).astype(np.float64) - low) / max(high - low, 1e-12)
+            values = np.nan_to_num(values.clip(0, 1), nan=0.0)
+            grey.paste(Image.fromarray((values * 255).round().astype(np.uint8)), box)
+    return grey
 
 
 def seen_region(width: int, height: int, config: PreprocessingConfig) -> tuple[float, float, float, float]:

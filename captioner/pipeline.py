@@ -34,6 +34,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
 _CPU_BATCH, _GPU_BATCH = 32, 128  # photos searched at once, by each core or by the whole GPU
+_WIDE_BEAM = 25  # captions kept; beyond it fewer photos are searched at once
+_MOST_AT_ONCE = 1000  # photos of a batch, or threads, that may be asked for
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,10 @@ class Captioner:
             Taken as they are needed; may be endless.
         options : DecodingOptions, optional
         batch_size : int, optional
-            Photos searched at once: 32 on a CPU, 128 on a GPU.
+            Photos searched at once, up to 1,000: 32 on a CPU, 128 on a GPU, fewer with a beam beyond 25.
         workers : int, optional
-            Threads that read photos: a quarter of the CPU's cores but at least two, or for a GPU all of them.
+            Threads that read photos, up to 1,000: a quarter of the CPU's cores but at least two, or for a GPU all of
+            them.
 
         Raises
         ------
@@ -221,14 +224,16 @@ class Captioner:
     ) -> Iterator[tuple[Source, Caption | ImageReadError]]:
         """Caption photos as `caption_many` does, giving each beside its caption or the error that barred it."""
         on_cpu, threads = self.device.type == "cpu", torch.get_num_threads()
+        options = options or DecodingOptions()
         if batch_size is None:
             batch_size = _CPU_BATCH if on_cpu else _GPU_BATCH
+            # A wide beam takes its memory for every photo of a batch.
+            batch_size = max(1, batch_size * _WIDE_BEAM // max(_WIDE_BEAM, options.beam_size))
         if workers is None:
             workers = max(2, threads // 4 if on_cpu else os.cpu_count() or 1)
         for name, value in (("batch_size", batch_size), ("workers", workers)):
-            if value < 1:
-                raise CaptionerError(f"{name} = {value} must be at least 1")
-        options = options or DecodingOptions()
+            if not 1 <= value <= _MOST_AT_ONCE:
+                raise CaptionerError(f"{name} = {value} must lie in 1..{_MOST_AT_ONCE}")
         self.check(options)
         read = map_ahead(self._attempt_read, images, workers=workers, ahead=batch_size)
         # Cores that work on batches of their own never wait for each other, as those that share one do at every layer.
@@ -292,7 +297,8 @@ class Captioner:
         try:
             return source, self.read(source)
         except ImageReadError as error:
-            return source, error
+            # Anew, for this one's traceback holds on to the picture, and a batch may hold many such.
+            return source, ImageReadError(str(error))
 
     def _attempt_batch(
         self, batch: Sequence[tuple[Source, Photo | ImageReadError]], options: DecodingOptions
@@ -353,15 +359,28 @@ def _compute_alone(others: int) -> None:
 def search(
     decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary, options: DecodingOptions
 ) -> list[list[Hypothesis]]:
-    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first."""
+    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first.
+
+    Raises
+    ------
+    CaptionerError
+        If the model's numbers are no probabilities.
+    """
     images, device = len(features), features.device
     prefix = encode_prefix(options, vocabulary)
     generator = generator_of(options, device)
     with torch.inference_mode():
         state = decoder.init_state(features, options.beam_size, choice_of(options, generator))
     if options.temperature:
-        return sample_search(decoder.step, state, images, vocabulary, options, device, generator, prefix)
-    return beam_search(decoder.step, state, images, vocabulary, options, device, prefix)
+        found = sample_search(decoder.step, state, images, vocabulary, options, device, generator, prefix)
+    else:
+        found = beam_search(decoder.step, state, images, vocabulary, options, device, prefix)
+    if not all(found):
+        raise CaptionerError(
+            "the model gives no word a probability, its numbers overflow; get a whole copy of the checkpoint, or "
+            "choose precision = 'float32'"
+        )
+    return found
 
 
 def encode_prefix(options: DecodingOptions, vocabulary: Vocabulary) -> list[int]:

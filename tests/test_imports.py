@@ -9,8 +9,10 @@ PACKAGE = Path(__file__).parent.parent / "captioner"
 # Each room may import only from rooms above it.
 ORDER = [
     "errors",
+    "paths",
     "files",
     "ending",
+    "plain_json",
     "settings",
     "config",
     "recipe",
@@ -20,6 +22,7 @@ ORDER = [
     "images",
     "sight",
     "hypotheses",
+    "models.weights",
     "models.encoder",
     "models.attention",
     "models.decoder",

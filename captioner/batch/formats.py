@@ -12,7 +12,8 @@ from pathlib import Path
 
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.records import Record, to_line
-from captioner.files import exists, replacing, where
+from captioner.files import replacing, where
+from captioner.paths import exists
 
 _COLUMNS = ("image", "caption", "log_prob", "width", "height")
 

@@ -20,7 +20,8 @@ from captioner.batch.records import Record, to_line
 from captioner.batch.sidecars import Sidecars, refuse_existing
 from captioner.ending import standard_output, unstoppable
 from captioner.errors import CaptionerError
-from captioner.files import cannot_write, exists, is_folder, where
+from captioner.files import cannot_write, where
+from captioner.paths import exists, is_folder
 from captioner.progress import Bar
 
 

@@ -11,7 +11,8 @@ from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.job import ImageFile, Outcome
 from captioner.batch.records import Record
 from captioner.errors import CaptionerError
-from captioner.files import exists, is_folder, lock, replacing
+from captioner.files import lock, replacing
+from captioner.paths import exists, is_folder
 
 
 class Sidecars:

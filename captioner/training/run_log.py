@@ -6,9 +6,14 @@ import contextlib
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 from captioner.errors import CaptionerError
 from captioner.files import cannot_write, replacing, write_all
+from captioner.plain_json import parse_json
+
+METRICS = "metrics.jsonl"
+Row = dict[str, Any]
 
 
 class RunLog:
@@ -26,14 +31,12 @@ class RunLog:
         # Takes a second to import, which reading a log should not cost.
         from torch.utils.tensorboard import SummaryWriter
 
-        path = folder / "metrics.jsonl"
-        try:
-            rows = [(line, json.loads(line)) for line in whole_lines(path)] if path.exists() else []
-            kept = [line for line, row in rows if row["step"] <= step and row.get("epoch", 0) <= epoch]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CaptionerError(f"{path}: holds a line that no run has written; delete the line") from error
+        path = folder / METRICS
+        rows = read_rows(path) if path.exists() else []
         with replacing(path) as file:
-            file.writelines(f"{line}\n".encode() for line in kept)
+            for line, row in rows:
+                if row.get("step", 0) <= step and row.get("epoch", 0) <= epoch:
+                    file.write(f"{line}\n".encode())
         # TensorBoard's thread prints the traceback of an error that the next write gets as well.
         self._report, threading.excepthook = threading.excepthook, self._report_others
         self._path = path
@@ -61,7 +64,27 @@ class RunLog:
         threading.excepthook = self._report
 
 
-def whole_lines(path: Path) -> list[str]:
-    """Read a run's metrics, without a line that a kill tore or that is being written."""
-    with path.open(encoding="utf-8") as file:
-        return [line.rstrip("\n") for line in file if line.endswith("\n")]
+def read_rows(path: Path) -> list[tuple[str, Row]]:
+    """Read a run's metrics, lines and what they say, without one that a kill tore or that is being written.
+
+    Raises
+    ------
+    CaptionerError
+        If a line is not what a run writes.
+    """
+    rows = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                text = line.decode().rstrip("\r\n")
+                row = parse_json(text)
+                if not isinstance(row, dict) or not all(isinstance(row.get(key, 0), int) for key in ("step", "epoch")):
+                    raise ValueError("no object with a step and an epoch, whole numbers")
+            except ValueError as error:
+                raise CaptionerError(
+                    f"{path}: not the metrics of a run, line {number} ({error}); delete it, or name the folder of one"
+                ) from error
+            rows.append((text, row))
+    return rows
