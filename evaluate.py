@@ -92,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print(f"evaluate.py: {error}{cure}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from captioner.checkpoint import is_checkpoint, load_checkpoint
-from captioner.checkpoint_files import read_config
+from captioner.checkpoint_files import CONFIG, read_config
 from captioner.config import ModelConfig
 from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, Source
@@ -162,7 +162,13 @@ def resumed(checkpoint: Path, recipe: Recipe, options: argparse.Namespace) -> tu
     """Model and words of a run that goes on, which must be under the recipe it began with."""
     model, vocabulary = load_checkpoint(checkpoint)
     # Read as a recipe, so that a setting which is newer than the run has its default.
-    before = Recipe.from_dict(read_config(checkpoint)["notes"]["recipe"])
+    notes = read_config(checkpoint).get("notes")
+    try:
+        before = Recipe.from_dict(notes.get("recipe") if isinstance(notes, dict) else notes)
+    except CaptionerError as error:
+        raise CaptionerError(
+            f"{checkpoint / CONFIG}: no recipe to go on with in its notes ({error}); get a whole copy of it"
+        ) from error
     changes = differences(before.to_dict(), recipe.to_dict())
     if changes:
         raise CaptionerError(

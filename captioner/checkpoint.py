@@ -18,7 +18,10 @@ import torch
 from captioner.checkpoint_files import CONFIG, FORMAT, TRAINING, VOCABULARY, WEIGHTS, existing, previous, read_config
 from captioner.config import ModelConfig
 from captioner.errors import CaptionerError, CheckpointError
+from captioner.models.encoder import ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.models.weights import read_tensors, require_fit
+from captioner.paths import is_folder
 from captioner.vocabulary import Vocabulary
 
 
@@ -85,7 +88,12 @@ def _write(
     }
     # Not save_file, which hides the file from everyone but its owner.
     (partial / WEIGHTS).write_bytes(safetensors.torch.save(weights))
-    config = {"format": FORMAT, "model": model.config.to_dict(), "notes": notes or {}}
+    config = {
+        "format": FORMAT,
+        "model": model.config.to_dict(),
+        "vocabulary_sha256": vocabulary.sha256,
+        "notes": notes or {},
+    }
     (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     vocabulary.save(partial / VOCABULARY)
     if training_state is not None:
@@ -107,26 +115,51 @@ def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     try:
         model_config = ModelConfig.from_dict(config["model"])
-        model = ShowAttendTell(model_config)
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
     except CaptionerError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error}); get a whole copy") from error
+        raise CheckpointError(f"{folder / CONFIG}: {error}; get a whole copy of the checkpoint") from error
     if len(vocabulary) != model_config.vocabulary_size:
         raise CheckpointError(
-            f"{folder}: {VOCABULARY} has {len(vocabulary)} words, {CONFIG} says {model_config.vocabulary_size}"
+            f"{folder}: {VOCABULARY} has {len(vocabulary)} words, {CONFIG} says {model_config.vocabulary_size}; get a "
+            "whole copy of the checkpoint"
+        )
+    # Older checkpoints do not say it.
+    if config.get("vocabulary_sha256", vocabulary.sha256) != vocabulary.sha256:
+        raise CheckpointError(
+            f"{folder / VOCABULARY}: not the words that {CONFIG} was written with; get a whole copy of the checkpoint"
         )
     try:
-        model.load_state_dict(weights)  # into float32, whatever the file holds
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({error})") from error
+        weights = read_tensors(folder / WEIGHTS)
+        _require_weights(weights, model_config, folder)
+        model = ShowAttendTell(model_config)
+    except CheckpointError:
+        raise
+    except CaptionerError as error:
+        raise CheckpointError(str(error)) from error
+    model.load_state_dict(weights)  # into float32, whatever the file holds
     return model.eval(), vocabulary
+
+
+def _require_weights(weights: dict[str, Any], config: ModelConfig, folder: Path) -> None:
+    """Refuse weights of another model, by shapes alone: memory is taken for what is there, not for what is claimed."""
+    try:
+        with torch.device("meta"):
+            planned = ShowAttendTell(config).state_dict()
+    except NotImplementedError:  # by torchvision's RegNets, which compute with tensors what to build
+        encoder = ImageEncoder(config.encoder)
+        with torch.device("meta"):
+            planned = ShowAttendTell(config, encoder).state_dict()
+    except CaptionerError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+    where = f"{folder / WEIGHTS}: does not fit {CONFIG}"
+    require_fit(planned, weights, where)
+    unknown = sorted(weights.keys() - planned.keys())
+    if unknown:
+        raise CheckpointError(f"{where}: {len(unknown)} tensors too many, {unknown[0][:80]} first")
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether there is one, be it one whose writer was stopped between its two renames."""
-    return folder.is_dir() or previous(folder).is_dir()
+    return is_folder(folder) or is_folder(previous(folder))
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:
@@ -137,15 +170,10 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     CheckpointError
         If there is none, or it cannot be read.
     """
-    path = existing(folder) / TRAINING
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch reports a damaged file by errors of many types.
-    except Exception as error:
-        raise CheckpointError(f"{path}: no state to resume from ({error})") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: no state to resume from")
-    return state
+        return read_tensors(existing(folder) / TRAINING)
+    except CaptionerError as error:
+        raise CheckpointError(f"no state to resume from: {error}") from error
 
 
 def _fsync(path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from captioner.errors import CheckpointError
+from captioner.paths import exists, is_file, is_folder
+from captioner.plain_json import parse_json
 
 CONFIG, WEIGHTS, VOCABULARY, TRAINING = "config.json", "model.safetensors", "vocabulary.json", "training_state.pt"
 FORMAT = 1
@@ -25,12 +27,15 @@ def existing(folder: Path) -> Path:
     Raises
     ------
     CheckpointError
-        If there is none.
+        If there is none, or something else than files is in it.
     """
-    if not folder.is_dir() and previous(folder).is_dir():
+    if not is_folder(folder) and is_folder(previous(folder)):
         return previous(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise CheckpointError(f"{folder}: no checkpoint there; give a folder that holds {CONFIG}, as training writes")
+    for path in (folder / name for name in (CONFIG, WEIGHTS, VOCABULARY, TRAINING)):
+        if exists(path) and not is_file(path):
+            raise CheckpointError(f"{path}: not a file; get a whole copy of the checkpoint")
     return folder
 
 
@@ -44,11 +49,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = existing(folder) / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); get a whole copy of the checkpoint") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
-        found = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or "model" not in config:
+        raise CheckpointError(f"{path}: describes no model; get a whole copy of the checkpoint")
+    if config.get("format") != FORMAT:
+        found = reprlib.repr(config.get("format"))
         raise CheckpointError(f"{path}: checkpoint format {found}, but this version reads {FORMAT}; update it")
     return config
 

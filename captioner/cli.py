@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever was reading, such as `head`, has had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        print(f"captioner: {error}", file=sys.stderr)
+        return FATAL
     except KeyboardInterrupt:
         return INTERRUPTED
 

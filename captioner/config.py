@@ -98,8 +98,8 @@ class DecoderConfig(Settings):
 
     def _faults(self) -> typing.Iterator[str]:
         for name in ("embedding_dim", "hidden_dim", "attention_dim"):
-            if getattr(self, name) < 1:
-                yield f"{name} = {getattr(self, name)} must be at least 1"
+            if not 1 <= getattr(self, name) <= 16384:
+                yield f"{name} = {getattr(self, name)} must lie in 1..16384"
         for name in ("dropout", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 yield f"{name} = {getattr(self, name)} must lie in 0..1, 1 excluded"

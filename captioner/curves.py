@@ -97,7 +97,7 @@ def _styles() -> Iterator[dict[str, Any]]:
 
 
 def _prepare(axes: Axes, title: str, x: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
+    axes.set_title(title, parse_math=False, loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
     axes.set_xlabel(x, color=_INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=_GRID, linewidth=0.8)

@@ -6,21 +6,20 @@ different length or batch size are compared after they have seen the photos equa
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from captioner.errors import CaptionerError
-from captioner.training.run_log import whole_lines
+from captioner.paths import is_folder
+from captioner.training.run_log import METRICS as METRICS
+from captioner.training.run_log import Row as Row
+from captioner.training.run_log import read_rows
 
-Row = dict[str, Any]
 Runs = Mapping[str, Sequence[Row]]
-METRICS = "metrics.jsonl"
 _TRAINING = {
     "train/cross_entropy": "Cross-entropy in training",
     "train/cider": "CIDEr-D of samples in training",
@@ -107,15 +106,11 @@ def read_metrics(path: Path) -> list[Row]:
     """
     file = _metrics_file(path)
     try:
-        rows = [_row(line) for line in whole_lines(file)]
+        rows = [row for _, row in read_rows(file)]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CaptionerError(f"{file}: no run there; name the folder of one, as train.py wrote it") from error
     except OSError as error:
         raise CaptionerError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CaptionerError(
-            f"{file}: not the metrics of a run, a JSON object per line; name the folder of one"
-        ) from error
     if not rows:
         raise CaptionerError(f"{file}: no metrics in it yet; wait for the first steps of the run")
     return rows
@@ -146,14 +141,7 @@ def panels(runs: Runs) -> list[Panel]:
 
 
 def _metrics_file(path: Path) -> Path:
-    return path / METRICS if path.is_dir() else path
-
-
-def _row(line: str) -> Row:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError("no object")
-    return row
+    return path / METRICS if is_folder(path) else path
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -191,7 +179,8 @@ def _curves(runs: Runs, x: str, y: str) -> dict[str, Curve]:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # The bound is that of whole numbers beyond any float, and of floats whose sums are no numbers.
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _training_curves(runs: Runs, key: str) -> dict[str, Curve]:

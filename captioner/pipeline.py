@@ -353,15 +353,28 @@ def _compute_alone(others: int) -> None:
 def search(
     decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary, options: DecodingOptions
 ) -> list[list[Hypothesis]]:
-    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first."""
+    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first.
+
+    Raises
+    ------
+    CaptionerError
+        If the model's numbers are no probabilities.
+    """
     images, device = len(features), features.device
     prefix = encode_prefix(options, vocabulary)
     generator = generator_of(options, device)
     with torch.inference_mode():
         state = decoder.init_state(features, options.beam_size, choice_of(options, generator))
     if options.temperature:
-        return sample_search(decoder.step, state, images, vocabulary, options, device, generator, prefix)
-    return beam_search(decoder.step, state, images, vocabulary, options, device, prefix)
+        found = sample_search(decoder.step, state, images, vocabulary, options, device, generator, prefix)
+    else:
+        found = beam_search(decoder.step, state, images, vocabulary, options, device, prefix)
+    if not all(found):
+        raise CaptionerError(
+            "the model gives no word a probability, its numbers overflow; get a whole copy of the checkpoint, or "
+            "choose precision = 'float32'"
+        )
+    return found
 
 
 def encode_prefix(options: DecodingOptions, vocabulary: Vocabulary) -> list[int]:

@@ -124,8 +124,8 @@ class SelfCriticalConfig(Settings):
 
     def _faults(self) -> typing.Iterator[str]:
         least = 2 if self.baseline == "others" else 1
-        if self.samples < least:
-            yield f"samples = {self.samples} must be at least {least} with baseline = {self.baseline!r}"
+        if not least <= self.samples <= 1000:
+            yield f"samples = {self.samples} must lie in {least}..1000 with baseline = {self.baseline!r}"
 
 
 @dataclass(frozen=True)
@@ -255,11 +255,11 @@ class Recipe(Settings):
             If the file is absent, is not TOML, or holds a wrong setting.
         """
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise CaptionerError(f"{path}: cannot read the recipe ({error}); give the path of a .toml file") from error
-        except tomllib.TOMLDecodeError as error:
-            raise CaptionerError(f"{path}: not valid TOML ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise CaptionerError(f"{path}: not valid TOML ({error}); recipes/ has examples") from error
         try:
             return cls.from_dict(values)
         except CaptionerError as error:

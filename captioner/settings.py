@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from typing import Any, Self
@@ -29,9 +30,10 @@ def _matches(value: Any, annotation: Any) -> bool:
             items = items[:1] * len(value)
         return isinstance(value, tuple) and len(value) == len(items) and all(map(_matches, value, items))
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return math.isfinite(value) if isinstance(value, float) else _matches(value, int)
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        # More than 64 bits no library below takes, nor always Python's own floats.
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
     return isinstance(value, annotation)
 
 
@@ -45,7 +47,7 @@ class Settings:
     def __post_init__(self) -> None:
         annotations = typing.get_type_hints(type(self))
         faults = [
-            f"{name} = {getattr(self, name)!r} is not {annotation}"
+            f"{name} = {reprlib.repr(getattr(self, name))} is not {annotation}"
             for name, annotation in annotations.items()
             if not _matches(getattr(self, name), annotation)
         ]
@@ -71,11 +73,12 @@ class Settings:
             If a name is unknown or missing, or a value is of the wrong type or out of range.
         """
         if not isinstance(values, dict):
-            raise CaptionerError(f"{cls.__name__}: expected a table of settings, found {values!r}")
+            raise CaptionerError(f"{cls.__name__}: expected a table of settings, found {reprlib.repr(values)}")
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise CaptionerError(f"{cls.__name__}: unknown setting {', '.join(unknown)}; known are {', '.join(fields)}")
+            shown = ", ".join(unknown)[:200]
+            raise CaptionerError(f"{cls.__name__}: unknown setting {shown}; known are {', '.join(fields)}")
         absent = [
             name
             for name, f in fields.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.errors import CheckpointError
+from captioner.plain_json import is_text, parse_json
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
@@ -81,6 +83,11 @@ class Vocabulary:
         """Words of the numbers."""
         return [self.words[token] for token in tokens]
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the words in their order, by which a checkpoint knows its own."""
+        return hashlib.sha256(json.dumps(self.words).encode()).hexdigest()
+
     def save(self, path: Path) -> None:
         """Write the list of all words, special ones included, as JSON."""
         path.write_text(json.dumps(self.words, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
@@ -95,11 +102,16 @@ class Vocabulary:
             If the file is absent or is not such a list.
         """
         try:
-            words = json.loads(path.read_text(encoding="utf-8"))
+            words = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot read the vocabulary ({error})") from error
+            raise CheckpointError(
+                f"{path}: cannot read the vocabulary ({error}); get a whole copy of the checkpoint"
+            ) from error
         special = [PAD, BOS, EOS, UNK]
-        valid = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        valid = isinstance(words, list) and all(isinstance(word, str) and is_text(word) for word in words)
         if not valid or words[:4] != special or len(set(words)) != len(words):
-            raise CheckpointError(f"{path}: expected a JSON list of distinct words that begins with {special}")
+            raise CheckpointError(
+                f"{path}: expected a JSON list of distinct words that begins with {special}; get a whole copy of the "
+                "checkpoint"
+            )
         return cls(words[4:])

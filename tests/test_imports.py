@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "captioner"
 # Each room may import only from rooms above it.
 ORDER = [
     "errors",
+    "paths",
+    "plain_json",
     "settings",
     "config",
     "recipe",
@@ -17,6 +19,7 @@ ORDER = [
     "images",
     "sight",
     "hypotheses",
+    "models.weights",
     "models.encoder",
     "models.attention",
     "models.decoder",

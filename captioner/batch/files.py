@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from captioner.batch.hashes import hash64
 from captioner.errors import CaptionerError
+from captioner.paths import is_folder
 
 
 @contextlib.contextmanager
@@ -43,16 +44,6 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-
-
-def exists(path: str | Path) -> bool:
-    """Whether it is there; unlike `Path.exists`, no error where names are too long or nothing may be looked at."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def is_folder(path: str | Path) -> bool:
-    """Whether it is a folder, or a link to one; unlike `Path.is_dir`, no error, as above."""
-    return os.path.isdir(path)  # noqa: PTH112
 
 
 def where(path: Path) -> Path:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.batch.files import exists, replacing, where
+from captioner.batch.files import replacing, where
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.records import Record, to_line
+from captioner.paths import exists
 
 _COLUMNS = ("image", "caption", "log_prob", "width", "height")
 

@@ -13,11 +13,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from captioner.batch.files import cannot_write, exists, replacing
+from captioner.batch.files import cannot_write, replacing
 from captioner.batch.hashes import hash64
 from captioner.batch.job import ImageFile, Job
 from captioner.batch.records import Record, identity, read_records, to_line, wanted
 from captioner.errors import CaptionerError
+from captioner.paths import exists, is_file
 
 try:
     import fcntl
@@ -26,7 +27,7 @@ except ImportError:  # Windows: two runs on one file are not told from each othe
 
 
 class Index:
-    """What a file of records holds, in 18 bytes a photo.
+    """What a file of records holds, in 20 bytes a photo.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ class Index:
     """
 
     def __init__(self, lines: Iterable[bytes], name: str) -> None:
-        paths, identities, models = array("Q"), array("Q"), array("H")
+        paths, identities, models = array("Q"), array("Q"), array("I")
         numbers: dict[str, int] = {}
         self.length = 0
         for line, record in read_records(lines, name):
@@ -55,7 +56,7 @@ class Index:
         hashes = np.array(paths, np.uint64)
         order = np.argsort(hashes, kind="stable")
         order = order[np.append(np.diff(hashes[order]) != 0, True)[: len(order)]]
-        self._paths, self._models = hashes[order], np.array(models, np.uint16)[order]
+        self._paths, self._models = hashes[order], np.array(models, np.uint32)[order]
         self._identities = np.array(identities, np.uint64)[order]
         self._names = list(numbers)
         self.superseded = len(order) < len(hashes)
@@ -105,7 +106,7 @@ class Journal:
     ) -> None:
         self._path, self._job, self._fresh, self._warn, self._make = path, job, fresh, warn, make
         existed = exists(path)
-        if existed and not path.is_file():
+        if existed and not is_file(path):
             raise CaptionerError(f"{path}: not a file; name one, or leave --output out for standard output")
         self._file = None if dry else _open_locked(path)
         self._remove = not existed and not dry

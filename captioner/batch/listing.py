@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.batch.files import is_folder
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.job import ImageFile, Outcome
 from captioner.errors import CaptionerError
 from captioner.images import SUFFIXES
+from captioner.paths import is_folder
 
 # What `--attention png` draws is not to be captioned when its folder lies among the photos.
 ATTENTION_SUFFIX = ".attention"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,15 @@ def _is_record(value: Any) -> bool:
         isinstance(value, dict)
         and all(isinstance(value.get(name), kind) for name, kind in _NEEDED.items())
         and isinstance(value.get("attention", ""), str)
+        and _is_path(value["image"])
     )
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # half a surrogate pair that stands for no byte of a name
+        return False
 
 
 def identity(record: Record) -> int:

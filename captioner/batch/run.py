@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, Protocol
 
 from tqdm import tqdm
 
-from captioner.batch.files import cannot_write, exists, is_folder, where
+from captioner.batch.files import cannot_write, where
 from captioner.batch.formats import Layout, coco, comma_separated, hugging_face, jsonl
 from captioner.batch.job import Engine, ImageFile, Job, Outcome
 from captioner.batch.journal import Journal
@@ -24,6 +24,7 @@ from captioner.batch.listing import Listing
 from captioner.batch.records import Record, to_line
 from captioner.batch.sidecars import Sidecars, refuse_existing
 from captioner.errors import CaptionerError
+from captioner.paths import exists, is_folder
 
 
 @dataclass(frozen=True)

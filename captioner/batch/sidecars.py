@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from captioner.batch.files import exists, is_folder, replacing
+from captioner.batch.files import replacing
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.job import ImageFile, Outcome
 from captioner.batch.records import Record
 from captioner.errors import CaptionerError
+from captioner.paths import exists, is_folder
 
 
 class Sidecars:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from captioner.data.readers import READERS, CaptionedImage
 from captioner.errors import DatasetError
+from captioner.paths import is_file, is_folder
 from captioner.recipe import DataConfig
 
 __all__ = ["DATA_VARIABLE", "CaptionedImage", "data_root", "list_split", "read_split"]
@@ -46,7 +47,7 @@ def list_split(config: DataConfig, split: str) -> list[CaptionedImage]:
         If a file is absent or malformed; `MissingSplitError` if the data set has no such split.
     """
     root = data_root(config)
-    if not root.is_dir():
+    if not is_folder(root):
         raise DatasetError(f"{root}: no such folder; put the data set there, or name its folder with data.root")
     return READERS[config.format](root, split, config.captions, config.images)
 
@@ -59,7 +60,7 @@ def data_root(config: DataConfig) -> Path:
     DatasetError
         If it is relative and `CAPTIONER_DATA` is not set.
     """
-    root = Path(config.root).expanduser()
+    root = Path(os.path.expanduser(config.root))  # noqa: PTH111 - unlike Path's, no error for users there are not
     if not root.is_absolute():
         base = os.environ.get(DATA_VARIABLE)
         if not base:
@@ -74,7 +75,7 @@ def data_root(config: DataConfig) -> Path:
 def _present(images: list[CaptionedImage], split: str) -> list[CaptionedImage]:
     if not images:
         raise DatasetError(f"{split} split: holds no photo; is its list or folder empty?")
-    absent = [image.path for image in images if not image.path.is_file()]
+    absent = [image.path for image in images if not is_file(image.path)]
     if len(absent) == len(images):
         raise DatasetError(f"{split} split: none of its {len(images)} photos is there, {absent[0]} for one")
     if absent:

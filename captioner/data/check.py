@@ -14,6 +14,7 @@ from tqdm import tqdm
 from captioner.data.annotations import CaptionedImage, data_root, list_split
 from captioner.errors import ImageReadError, MissingSplitError
 from captioner.images import load_image
+from captioner.paths import is_file
 from captioner.prefetch import map_ahead
 from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary, tokenize
@@ -184,7 +185,7 @@ def _look_at(paths: Iterable[Path]) -> dict[Path, bytes | str | None]:
 
 
 def _look(path: Path) -> bytes | str | None:
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         load_image(path)

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from captioner.data.photos import Photos
 from captioner.errors import DatasetError
 from captioner.models.encoder import ImageEncoder
+from captioner.plain_json import parse_json
 from captioner.prefetch import map_ahead
 
 _INDEX, _FEATURES, _LOCK = "index.json", "features.f16", "lock"
@@ -63,8 +65,11 @@ class FeatureStore:
         index = _read_index(folder)
         self.shape: tuple[int, int, int] = (len(index["images"]), *index["shape"])
         size = (folder / _FEATURES).stat().st_size if (folder / _FEATURES).exists() else 0
-        if size != 2 * int(np.prod(self.shape)):
-            raise DatasetError(f"{folder}: the feature store is not finished; build it again to go on with it")
+        if size != 2 * math.prod(self.shape):
+            raise DatasetError(
+                f"{folder}: the feature store is not finished, or is too large; build it again to go on with it, or "
+                "delete it"
+            )
         self._file = (folder / _FEATURES).open("rb", buffering=0)
 
     def __len__(self) -> int:
@@ -207,10 +212,17 @@ def _write(file: Any, features: Tensor) -> None:
 
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
-        index = json.loads((folder / _INDEX).read_text())
-        return {key: index[key] for key in ("fingerprint", "encoder", "view", "precision", "shape", "images")}
+        index = parse_json((folder / _INDEX).read_text(encoding="utf-8"))
+        index = {key: index[key] for key in ("fingerprint", "encoder", "view", "precision", "shape", "images")}
+        if not isinstance(index["images"], list) or not _is_shape(index["shape"]):
+            raise ValueError("no list of photos, or no shape of features")
+        return index
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{folder}: not a feature store ({error}); delete it, or choose another folder") from error
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and 0 < n < 2**24 for n in value)
 
 
 def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -220,7 +232,7 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
             f"{folder}: made by another encoder or with other weights or preprocessing ({found['encoder']}, not "
             f"{wanted['encoder']}); delete it, or choose another folder"
         )
-    for key in ("view", "precision"):
+    for key in ("view", "precision", "shape"):
         if found[key] != wanted[key]:
             raise DatasetError(
                 f"{folder}: made with {key} = {found[key]}, not {wanted[key]}; delete it, or choose another folder"

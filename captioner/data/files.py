@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import glob
 import json
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from captioner.errors import DatasetError, MissingSplitError
+from captioner.paths import exists, is_file, is_folder
+from captioner.plain_json import is_text, parse_json
 
 SPLIT = "{split}"
 _DEV = ("dev", "val", "valid", "validation")
@@ -68,20 +71,20 @@ def photo_folder(root: Path, pattern: str, split: str) -> Path:
         If it is not there.
     """
     found = _find(root, pattern, split)
-    if found is None or not found.is_dir():
+    if found is None or not is_folder(found):
         raise DatasetError(f"{root / pattern}: no such folder of photos; put it there, or name yours with data.images")
     return found
 
 
 def missing_split(path: Path, split: str, found: set[str]) -> MissingSplitError:
     """Make the error of a file that names its splits, but not this one."""
-    there = ", ".join(sorted(found)) or "none"
+    there = ", ".join(sorted(found)[:_SHOWN])[:200] or "none"
     return MissingSplitError(f"{path}: no {split} split in it; there are {there}")
 
 
 def _find(root: Path, pattern: str, split: str) -> Path | None:
     paths = (root / pattern.replace(SPLIT, name) for name in names_of(split))
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if exists(path)), None)
 
 
 def _matches(root: Path, pattern: str) -> list[str]:
@@ -95,25 +98,40 @@ def read_text(path: Path) -> str:
     Raises
     ------
     DatasetError
-        If it cannot be read, or is not UTF-8.
+        If it cannot be read, or is not text in UTF-8.
     """
     try:
+        if exists(path) and not is_file(path):
+            raise DatasetError(f"{path}: not a file; is the data set complete?")
         content = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); is the data set complete?") from error
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
+        fault, where = "a zero byte", content.find(0)  # as UTF-16 has them, which may pass for UTF-8
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DatasetError(f"{path}:{line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        fault, where = error.reason, error.start
+    if where >= 0:
+        line = content.count(b"\n", 0, where) + 1
+        raise DatasetError(f"{path}:{line}: not UTF-8 ({fault}); save the file as UTF-8")
+    return text
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield number and text of every line that is not blank."""
+    """Yield number and text of every line that is not blank.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, or its lines end as no system's have for twenty years.
+    """
     # str.splitlines would also cut at characters that may stand inside a caption, such as U+2028.
     for number, line in enumerate(read_text(path).split("\n"), 1):
+        line = line.removesuffix("\r")
+        if "\r" in line:
+            raise DatasetError(f"{path}:{number}: a carriage return inside the line; save the file with LF or CR LF")
         if line.strip():
-            yield number, line.removesuffix("\r")
+            yield number, line
 
 
 def read_json(path: Path, keys: set[str]) -> Any:
@@ -125,9 +143,11 @@ def read_json(path: Path, keys: set[str]) -> Any:
         If it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(read_text(path), object_hook=lambda values: {k: v for k, v in values.items() if k in keys})
+        return parse_json(read_text(path), keys)
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}:{error.lineno}: not JSON ({error.msg}); get a whole copy") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: not JSON that can be read ({error}); get a whole copy") from error
 
 
 def field(record: Any, key: str, kind: type, where: str) -> Any:
@@ -136,16 +156,18 @@ def field(record: Any, key: str, kind: type, where: str) -> Any:
     Raises
     ------
     DatasetError
-        If it is absent or of another kind, or text that is blank.
+        If it is absent or of another kind, or text that is blank or cannot be written as UTF-8.
     """
     value = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(value, kind):
-        found = "nothing" if value is None else repr(value)[:80]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        found = "nothing" if value is None else reprlib.repr(value)
         raise DatasetError(
             f"{where}: expected {key} to be a {_KINDS[kind]}, found {found}; docs/data.md has the format"
         )
     if isinstance(value, str) and not value.strip():
         raise DatasetError(f"{where}: {key} is empty; fill it in, or delete the entry")
+    if isinstance(value, str) and not is_text(value):
+        raise DatasetError(f"{where}: {key} holds half a surrogate pair, {value[:80]!a}; write it whole")
     return value
 
 

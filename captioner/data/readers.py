@@ -30,6 +30,8 @@ from captioner.data.files import (
 )
 from captioner.errors import DatasetError
 from captioner.images import SUFFIXES
+from captioner.paths import is_folder
+from captioner.plain_json import parse_json
 
 # Flickr8k's official archive spells its folder "Flicker8k_Dataset".
 _FLICKR_FOLDERS = ("images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
@@ -78,7 +80,9 @@ def _read_flickr(root: Path, split: str, captions: str, images: str | None, name
         name, separator, caption = line.partition("\t")
         image, hash_sign, index = name.rpartition("#")
         if not (separator and hash_sign and index.isdigit() and caption.strip()):
-            raise DatasetError(f"{token_file}:{number}: expected NAME.jpg#INDEX, a tab and a caption, found {line!r}")
+            raise DatasetError(
+                f"{token_file}:{number}: expected NAME.jpg#INDEX, a tab and a caption, found {line[:80]!r}"
+            )
         _add(captions_of.setdefault(image, {}), name, caption, f"{token_file}:{number}")
     listed: dict[str, CaptionedImage] = {}
     for number, line in read_lines(name_list):
@@ -87,7 +91,7 @@ def _read_flickr(root: Path, split: str, captions: str, images: str | None, name
             name = f"{name}.jpg"
         if name not in captions_of:
             raise DatasetError(
-                f"{name_list}:{number}: no caption for {line.strip()} in {token_file}; add some, or delete it"
+                f"{name_list}:{number}: no caption for {line.strip()[:80]} in {token_file}; add some, or delete it"
             )
         _add(listed, name, CaptionedImage(folder / name, tuple(captions_of[name].values())), f"{name_list}:{number}")
     return list(listed.values())
@@ -236,8 +240,11 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if not {"image", "caption"} <= set(header):
                     raise DatasetError(
                         f"{path}:{line}: expected the columns image and caption, separated by commas, found "
-                        f"{', '.join(header)}; put the names into the first line"
+                        f"{', '.join(header)[:80]}; put the names into the first line"
                     )
+                twice = sorted(name for name in _COLUMNS if header.count(name) > 1)
+                if twice:
+                    raise DatasetError(f"{path}:{line}: the column {twice[0]} is there twice; delete or rename one")
             elif row:
                 if len(row) != len(header):
                     raise DatasetError(
@@ -254,9 +261,10 @@ def _jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line and object of every line."""
     for number, line in read_lines(path):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DatasetError(f"{path}:{number}: not JSON ({error.msg}); every line must be an object") from error
+            record = parse_json(line)
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise DatasetError(f"{path}:{number}: not JSON ({reason}); every line must be an object") from error
         if not isinstance(record, dict):
             raise DatasetError(f"{path}:{number}: expected a JSON object, found {line[:80]!r}")
         yield number, record
@@ -268,6 +276,8 @@ def read_folder(root: Path, split: str, captions: None = None, images: str | Non
     Those of `NAME.jpg` are in `NAME.txt`, one a line. The photos come in the order of their names.
     """
     folder = find_split(root, images or SPLIT, split)
+    if not is_folder(folder):
+        raise DatasetError(f"{folder}: not a folder; put the photos of the split into one, captions beside them")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
     sidecars = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
     listed: dict[str, CaptionedImage] = {}
@@ -300,5 +310,5 @@ READERS: dict[str, Callable[..., list[CaptionedImage]]] = {
 
 def _add(items: dict[Any, Any], key: Any, value: Any, where: str) -> None:
     if key in items:
-        raise DatasetError(f"{where}: {key} is there twice; delete one, or rename it")
+        raise DatasetError(f"{where}: {str(key)[:80]} is there twice; delete one, or rename it")
     items[key] = value

@@ -15,6 +15,7 @@ from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError, DatasetError
 from captioner.evaluation.scores import COMBINE
 from captioner.metrics.score import CorpusScore, interval
+from captioner.plain_json import parse_json
 from captioner.vocabulary import tokenize
 
 _VERSION = 1
@@ -134,7 +135,8 @@ class Evaluation:
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
         partial = path.with_suffix(".partial")
         try:
-            partial.write_text(text, encoding="utf-8")
+            # As JSON has it: names of files that are no UTF-8.
+            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
             partial.replace(path)
         except OSError as error:
             raise CaptionerError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
@@ -149,10 +151,12 @@ class Evaluation:
             If the file is absent or is not such a file.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if content["version"] != _VERSION:
                 raise DatasetError(f"{path}: version {content['version']}, not {_VERSION}; evaluate again")
             photos = content["photos"]
+            if not all(isinstance(photo["references"], list) for photo in photos):
+                raise ValueError("expected references")
             if not photos:
                 raise DatasetError(f"{path}: holds no photo; evaluate again")
             evaluation = cls(
@@ -168,13 +172,35 @@ class Evaluation:
                 not_computed=content["not_computed"],
                 style=content["style"],
             )
-            # What is done with a result needs these settings.
-            evaluation.decoding, evaluation.settings["protocol"]
+            _check(evaluation)
             return evaluation
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror}; name a file that evaluate.py wrote") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path}: not a result that evaluate.py wrote ({error!r})") from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DatasetError(
+                f"{path}: not a result that evaluate.py wrote ({error!r:.200}); evaluate again"
+            ) from error
+
+
+def _check(evaluation: Evaluation) -> None:
+    """Raise a ValueError or what else comes of it if a part is not of its kind."""
+    photos = evaluation.photos
+    texts = [evaluation.system, *evaluation.not_computed.values()]
+    texts += [text for photo in photos for text in (photo.name, photo.caption, *photo.references)]
+    # What is done with a result needs these settings.
+    texts += [evaluation.settings[name] for name in ("protocol", "data", "split", "checkpoint_sha256")]
+    numbers = [*evaluation.style.values(), *(photo.log_prob for photo in photos)]
+    if not all(isinstance(text, str) for text in texts) or not all(photo.references for photo in photos):
+        raise ValueError("expected text")
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        raise ValueError("expected numbers")
+    for score in evaluation.scores.values():
+        if score.statistics.ndim != 2 or not np.isfinite(score.statistics).all() or np.ndim(score.value):
+            raise ValueError(f"expected statistics of {score.name}")
+    try:
+        evaluation.decoding  # noqa: B018
+    except CaptionerError as error:
+        raise ValueError(str(error)) from error
 
 
 def _number(value: float) -> float | None:

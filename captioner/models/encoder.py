@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from captioner.config import EncoderConfig, PreprocessingConfig
 from captioner.errors import CaptionerError
+from captioner.models.weights import read_tensors, require_fit
 
 # Children of a torchvision network that come after its last feature map.
 _HEAD = {"avgpool", "classifier", "fc", "dropout", "aux1", "aux2", "AuxLogits", "heads", "head"}
@@ -94,7 +94,7 @@ class ImageEncoder(nn.Module):
         if config.weights == "default":
             encoder._load_default()
         elif config.weights != "none":
-            load_weights(encoder.network, _read_weights(Path(config.weights)), config.weights)
+            load_weights(encoder.network, _read_weights(config.weights), config.weights)
         return encoder
 
     def train(self, mode: bool = True) -> ImageEncoder:
@@ -169,7 +169,7 @@ def _backbone(name: str) -> Backbone:
 def _torchvision(name: str) -> Backbone:
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise CaptionerError(
-            f"encoder name = {name!r} is not a torchvision model; give one such as resnet101, "
+            f"encoder name = {name[:80]!r} is not a torchvision model; give one such as resnet101, "
             f"timm:NAME for one of timm's, or {', '.join(_LITE)}"
         )
     weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -184,7 +184,8 @@ def _torchvision(name: str) -> Backbone:
     children = list(whole.named_children())
     end = next((i for i, (child, _) in enumerate(children) if child in _HEAD), len(children))
     kept = dict(children[:end])
-    if not kept or any(isinstance(module, nn.MultiheadAttention) for module in whole.modules()):
+    unfit = any(isinstance(child, nn.ModuleList) for child in kept.values())
+    if not kept or unfit or any(isinstance(module, nn.MultiheadAttention) for module in whole.modules()):
         raise CaptionerError(f"encoder name = {name!r} is not a convolutional network with a feature grid")
     features = kept.get("features")
     if name.startswith(("vgg", "alexnet")) and isinstance(features, nn.Sequential):
@@ -213,6 +214,9 @@ class _TimmFeatures(nn.Module):
 
 
 def _timm(name: str) -> Backbone:
+    # Other names, such as those that begin with "hf-hub:", would fetch what a stranger has published.
+    if not timm.is_model(name):
+        raise CaptionerError(f"encoder name = 'timm:{name[:80]}' is not one of timm's models; see timm.list_models()")
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0)
     except RuntimeError as error:
@@ -257,39 +261,27 @@ def _lite(name: str) -> Backbone:
     return backbone
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(weights: str) -> dict[Any, Any]:
     try:
-        if path.suffix == ".safetensors":
-            return cast(dict[str, Tensor], safetensors.torch.load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch and safetensors report a wrong file by a dozen types of error.
-    except Exception as error:
+        return read_tensors(Path(weights))
+    except CaptionerError as error:
         raise CaptionerError(
-            f"encoder weights = {str(path)!r} cannot be read ({error}); give a .pth or .safetensors state "
-            "dict, 'default' or 'none'"
+            f"encoder weights = {weights!r}: {error}, or give a .pth or .safetensors state dict, 'default' or 'none'"
         ) from error
-    if not isinstance(state, dict):
-        raise CaptionerError(f"encoder weights = {str(path)!r} holds no state dict")
-    return state
 
 
-def load_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_weights(network: nn.Module, state: dict[Any, Any], source: str) -> None:
     """Load the state of a whole classifier into the part of it that is kept.
 
     Raises
     ------
     CaptionerError
-        If a tensor of the kept part is absent or of another shape.
+        If a tensor of the kept part is absent, of another shape or type, or not of finite numbers.
     """
     prefix = "model." if isinstance(network, _TimmFeatures) else ""
-    state = {prefix + name: tensor for name, tensor in state.items()}
+    state = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     own = network.state_dict()
-    wrong = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
-    if wrong:
-        raise CaptionerError(
-            f"{source}: not weights of this encoder; {len(wrong)} of {len(own)} tensors absent or of another "
-            f"shape, {wrong[0]} first"
-        )
+    require_fit(own, state, f"{source}: not weights of this encoder")
     network.load_state_dict({name: state[name] for name in own})
 
 
@@ -346,10 +338,19 @@ def _stages(network: nn.Module, size: int) -> dict[str, int]:
 
 @torch.no_grad()
 def _measure(network: nn.Module, size: int) -> tuple[int, int]:
-    device = next(network.parameters()).device
-    shape = network(torch.zeros(1, 3, size, size, device=device)).shape
+    # On shapes alone, which take neither time nor memory.
+    tensors = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    try:
+        features = torch.func.functional_call(network, tensors, torch.zeros(1, 3, size, size, device="meta"))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise CaptionerError(
+            f"input_size = {size}: the network cannot take it ({str(error)[:200]}); choose another, or another network"
+        ) from error
+    shape = tuple(features.shape) if isinstance(features, Tensor) else ()
     if len(shape) != 4 or shape[2] != shape[3]:
-        raise CaptionerError(f"the network gives {tuple(shape)}, not a square map of features; choose a CNN")
+        raise CaptionerError(
+            f"the network gives {shape or 'several tensors'}, not a square map of features; choose a CNN"
+        )
     return shape[1], shape[2]
 
 

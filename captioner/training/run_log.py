@@ -5,6 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+from captioner.errors import CaptionerError
+from captioner.plain_json import parse_json
+
+METRICS = "metrics.jsonl"
+Row = dict[str, Any]
 
 
 class RunLog:
@@ -22,10 +29,10 @@ class RunLog:
         # Takes a second to import, which reading a log should not cost.
         from torch.utils.tensorboard import SummaryWriter
 
-        path = folder / "metrics.jsonl"
-        rows = [(line, json.loads(line)) for line in whole_lines(path)] if path.exists() else []
-        kept = [line for line, row in rows if row["step"] <= step and row.get("epoch", 0) <= epoch]
-        partial = folder / "metrics.jsonl.partial"
+        path = folder / METRICS
+        rows = read_rows(path) if path.exists() else []
+        kept = [line for line, row in rows if row.get("step", 0) <= step and row.get("epoch", 0) <= epoch]
+        partial = folder / f"{METRICS}.partial"
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         os.replace(partial, path)
         self._file = path.open("a", encoding="utf-8")
@@ -44,7 +51,27 @@ class RunLog:
         self._board.close()  # type: ignore[no-untyped-call]
 
 
-def whole_lines(path: Path) -> list[str]:
-    """Read a run's metrics, without a line that a kill tore or that is being written."""
-    with path.open(encoding="utf-8") as file:
-        return [line.rstrip("\n") for line in file if line.endswith("\n")]
+def read_rows(path: Path) -> list[tuple[str, Row]]:
+    """Read a run's metrics, lines and what they say, without one that a kill tore or that is being written.
+
+    Raises
+    ------
+    CaptionerError
+        If a line is not what a run writes.
+    """
+    rows = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                text = line.decode().rstrip("\r\n")
+                row = parse_json(text)
+                if not isinstance(row, dict) or not all(isinstance(row.get(key, 0), int) for key in ("step", "epoch")):
+                    raise ValueError("no object with a step and an epoch, whole numbers")
+            except ValueError as error:
+                raise CaptionerError(
+                    f"{path}: not the metrics of a run, line {number} ({error}); delete it, or name the folder of one"
+                ) from error
+            rows.append((text, row))
+    return rows

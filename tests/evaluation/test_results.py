@@ -26,6 +26,8 @@ REFERENCES = [
     ("A red car .", "a car on the road"),
 ]
 
+SETTINGS = {"protocol": "coco", "data": "flickr8k", "split": "dev", "checkpoint_sha256": "0" * 64}
+
 
 def made(system: str = "first", captions: list[str] = CAPTIONS, **settings: Any) -> Evaluation:
     photos = tuple(
@@ -37,7 +39,7 @@ def made(system: str = "first", captions: list[str] = CAPTIONS, **settings: Any)
     rows = np.array([[-10.0, 4], [-8, 5], [-9, 6], [-20, 6]])
     scores[PERPLEXITY] = CorpusScore(PERPLEXITY, rows, COMBINE[PERPLEXITY])
     options = DecodingOptions(beam_size=5).to_dict()
-    return Evaluation(system, {"protocol": "coco", **options, **settings}, photos, scores, missing, {"words": 5.25})
+    return Evaluation(system, {**SETTINGS, **options, **settings}, photos, scores, missing, {"words": 5.25})
 
 
 def test_what_was_kept_comes_back(tmp_path: Path) -> None:
