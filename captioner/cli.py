@@ -77,5 +77,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from captioner.recipe import Recipe
 
     report = check_data(Recipe.read(arguments.recipe).data)
-    print(report)
+    # Names of photos need not be text.
+    print(str(report).encode(errors="backslashreplace").decode())
     return SOME_FAILED if report.problems else OK
