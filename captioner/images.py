@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000
+_MAX_PIXELS_OF = {"WEBP": MAX_PIXELS // 2}  # whose decoder holds a picture three times
 MAX_SCANS = 100  # of a JPEG, each of which may cost the time of a whole photo; a progressive one has about ten
 _ENOUGH = 1.5  # times the side of the model's input: less would be seen in the pixels
 _TILE = 2048  # pixels, side of the parts in which deep grey is brought to 8 bits
@@ -56,7 +57,7 @@ def load_image(source: ImageSource, enough: int | None = None) -> Image.Image:
     source : path, bytes, binary file or PIL image
         Of an animation, the first frame is taken.
     enough : int, optional
-        Pixels that do for either side: a large JPEG is then given smaller, for less work.
+        Pixels that do for either side: a large photo is then given smaller, for less work.
 
     Returns
     -------
@@ -66,15 +67,16 @@ def load_image(source: ImageSource, enough: int | None = None) -> Image.Image:
     Raises
     ------
     ImageReadError
-        If the source is not a whole image of a known format of at most `MAX_PIXELS` pixels.
+        If the source is not a whole image of a known format of at most `MAX_PIXELS` pixels, of WebP half of it.
     """
     return _load(source, enough)[0]
 
 
 def load_pixels(source: ImageSource, config: PreprocessingConfig) -> tuple[Tensor, tuple[int, int]]:
-    """Read a photo as model input, a JPEG no larger than that needs.
+    """Read a photo as model input, no larger than that needs.
 
-    A decoder of JPEG gives a photo at a half, a quarter or an eighth for less work than the whole.
+    A decoder of JPEG gives a photo at a half, a quarter or an eighth for less work than the whole; others are shrunk at
+    once, for their copies would take memory.
 
     Returns
     -------
@@ -132,9 +134,10 @@ def _decode(file: BinaryIO, name: str, enough: int | None) -> tuple[Image.Image,
         raise ImageReadError(f"{name}: {_explain(file.read(512), error)}") from error
     with image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        most = _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+        if width * height > most:
             raise ImageReadError(
-                f"{name}: {width} x {height} pixels is more than the {MAX_PIXELS // 10**6} million allowed; shrink it"
+                f"{name}: {width} x {height} pixels is more than the {most // 10**6} million allowed; shrink it"
             )
         try:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -145,7 +148,11 @@ def _decode(file: BinaryIO, name: str, enough: int | None) -> tuple[Image.Image,
         except Exception as error:
             raise ImageReadError(f"{name}: {_damaged(error)}") from error
         turn = _turn(image)
-        return _upright_rgb(image, turn, name), (height, width) if turn in _SIDEWAYS else (width, height)
+        upright = _upright_rgb(image, turn, name)
+        # As a JPEG's decoder does, which has done it by now.
+        if enough is not None and (factor := min(upright.size) // enough) > 1:
+            upright = upright.reduce(factor)
+        return upright, (height, width) if turn in _SIDEWAYS else (width, height)
 
 
 def _limit_scans(image: JpegImagePlugin.JpegImageFile) -> None:

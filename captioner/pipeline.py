@@ -349,6 +349,7 @@ def _batches(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item
 
 def _compute_alone(others: int) -> None:
     """Have this thread compute by itself; new threads go on with `others` threads each."""
+    torch.get_num_threads()  # a thread's first look at its number takes that of new threads, and would undo the next
     torch.set_num_threads(1)
     # That was for this thread and for those to come; the latter is taken back by one of them.
     thread = threading.Thread(target=torch.set_num_threads, args=(others,))

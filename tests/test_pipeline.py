@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from captioner.config import END, DecoderConfig, DecodingOptions, EncoderConfig,
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.metrics.attention import movement
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import Caption, Captioner, _batches, choose_precision
+from captioner.pipeline import Caption, Captioner, _batches, _compute_alone, choose_precision
 from captioner.vocabulary import Vocabulary
 from tests.conftest import EXAMPLES, noise_photo
 
@@ -335,3 +338,20 @@ def test_words_that_the_model_does_not_know_are_named(
     for refuse in (captioner.check, lambda options: captioner.caption(PHOTOS[0], options)):
         with pytest.raises(CaptionerError, match=rf"prefix has words .* does not know: {lacking}; choose others"):
             refuse(options)
+
+
+def test_a_lane_computes_in_one_thread_and_leaves_others_theirs() -> None:
+    """Otherwise the last bits of a caption's numbers would depend on which lane began first."""
+    before, found = torch.get_num_threads(), []
+
+    def work(prepare: Callable[[], object]) -> None:
+        prepare()
+        torch.ones(200, 200) @ torch.ones(200, 200)
+        found.append(torch.get_num_threads())
+
+    for prepare in (partial(_compute_alone, 3), lambda: None):
+        thread = threading.Thread(target=work, args=(prepare,))
+        thread.start()
+        thread.join()
+    torch.set_num_threads(before)
+    assert found == [1, 3]

@@ -213,12 +213,13 @@ def test_what_cannot_be_drawn_is_told_beside_the_others(tmp_path: Path, monkeypa
     write(tmp_path / odd, training(3))
     write(tmp_path / "text", [], torn="step,loss\n")
     write(tmp_path / "empty", [])
-    write(tmp_path / "foreign_[x](y)", [{"loss": 1.0, "step": "first"}])
+    write(tmp_path / "foreign_[x](y)", [{"loss": 1.0, "step": 1}])
     page = open_page(monkeypatch, tmp_path)
     page.multiselect[0].set_value(["text", odd, "empty", "foreign_[x](y)"]).run()
     assert not page.exception
     assert [warning.value.replace("\\", "") for warning in page.warning] == [
-        f"{tmp_path}/text/metrics.jsonl: not the metrics of a run, a JSON object per line; name the folder of one",
+        f"{tmp_path}/text/metrics.jsonl: not the metrics of a run, line 1 (Expecting value: line 1 column 1 (char 0)); "
+        "delete it, or name the folder of one",
         f"{tmp_path}/empty/metrics.jsonl: no metrics in it yet; wait for the first steps of the run",
         "foreign_[x](y): nothing to draw; rows need a step and train/cross_entropy, train/cider or train/loss, or an "
         "epoch and a score dev/...",

@@ -250,7 +250,7 @@ def test_a_signal_keeps_the_rows_makes_the_format_and_leaves_nothing_else(
     draw = random.Random(1)
     found: Counter[str] = Counter()
     for kind in list(KINDS)[effort(1, 0) : effort(2, 7)]:
-        photos = effort(300, 400)
+        photos = effort(1000, 400)
         folder = lay_out(tmp_path / kind, photos)
         before = 0
         for number in SIGNALS * effort(1, 5):
@@ -277,7 +277,7 @@ def test_a_signal_keeps_the_rows_makes_the_format_and_leaves_nothing_else(
 
 
 def test_the_end_of_the_terminal_ends_the_run_but_not_under_nohup(tmp_path: Path, tiny: Path) -> None:
-    folder = lay_out(tmp_path / "run", 600)
+    folder = lay_out(tmp_path / "run", 2000)
     ours, terminal = os.openpty()
     run = start(folder, tiny, *KINDS["csv"], prepare=partial(take_terminal, os.ttyname(terminal)))
     os.close(terminal)
@@ -291,7 +291,7 @@ def test_the_end_of_the_terminal_ends_the_run_but_not_under_nohup(tmp_path: Path
     wait_until(lambda: done(folder, "csv") > count, run)
     run.send_signal(signal.SIGHUP)
     assert end(run)[0] == 0
-    assert done(folder, "csv") == 600
+    assert done(folder, "csv") == 2000
 
 
 def vanish(path: Path) -> None:
