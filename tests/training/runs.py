@@ -132,8 +132,9 @@ def _run(
         setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
     os.chdir(folder)
     os.environ.update(environment)
-    # A test run in the background would hand down that interruptions are ignored.
+    # A test run in the background, or under `nohup`, would hand down that these are ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     prepare()
     sys.argv = [program, *arguments]
     if program in MODULES:
