@@ -1,4 +1,4 @@
-"""What the tests of hostile files share: damage to bytes, and a bound on memory."""
+"""What the tests of hostile files share: damage to bytes, what is said of it, and a bound on memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import os
 import random
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from captioner.errors import CaptionerError
 
 
 def mutant(content: bytes, draw: random.Random) -> bytes:
@@ -29,6 +31,18 @@ def mutant(content: bytes, draw: random.Random) -> bytes:
                 (b"\0", b'"', b"{", b"]", b",", b"9" * 30, b"-", b"\n", b"\xff", b"null")
             )
     return bytes(changed)
+
+
+def said(work: Callable[[], object]) -> str:
+    """The one line that an error of ours says; "" if there is none."""
+    line = ""
+    try:
+        work()
+    except CaptionerError as error:
+        line = str(error)
+    assert "\n" not in line
+    assert len(line) < 2000
+    return line
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from captioner.pipeline import Captioner
 from captioner.vocabulary import Vocabulary
 from tests.batch.conftest import save_tiny
 from tests.conftest import noise_photo, write_flickr
-from tests.stress.hostile import memory_limit, mutant
+from tests.stress.hostile import memory_limit, mutant, said
 from tests.training.test_training import write_recipe
 
 Effort = Callable[[int, int], int]
@@ -54,18 +54,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def checkpoint(tmp_path: Path, whole: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "c"))
-
-
-def said(work: Callable[[], object]) -> str:
-    """The one line that an error of ours says; "" if there is none."""
-    line = ""
-    try:
-        work()
-    except CaptionerError as error:
-        line = str(error)
-    assert "\n" not in line
-    assert len(line) < 1500
-    return line
 
 
 def refusal(folder: Path) -> str:

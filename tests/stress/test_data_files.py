@@ -23,7 +23,6 @@ from captioner.data.annotations import read_split
 from captioner.data.features import FeatureStore
 from captioner.data.instances import read_instances
 from captioner.data.readers import READERS
-from captioner.errors import CaptionerError
 from captioner.evaluation.results import Evaluation
 from captioner.history import read_runs
 from captioner.recipe import DataConfig, Recipe
@@ -32,7 +31,7 @@ from tests.batch.conftest import Caption, save_tiny
 from tests.conftest import noise_photo
 from tests.data.test_readers import MAKERS, TRAIN, Captions, csv_text, flickr_tokens, write
 from tests.evaluation.test_results import made
-from tests.stress.hostile import mutant
+from tests.stress.hostile import mutant, said
 
 Effort = Callable[[int, int], int]
 Tally = Callable[[str], None]
@@ -115,18 +114,6 @@ def test_unicode_comes_untouched_from_every_reader_to_the_vocabulary(tmp_path: P
         assert vocabulary.decode(vocabulary.encode(words)) == words
         assert all(word.split() == [word] and word in text.lower() for word in words), text
     tally(f"captions in Unicode: {sum(map(len, photos.values()))} through {len(READERS)} readers, all untouched")
-
-
-def said(work: Callable[[], object]) -> str:
-    """The one line that an error of ours says; "" if there is none."""
-    line = ""
-    try:
-        work()
-    except CaptionerError as error:
-        line = str(error)
-    assert "\n" not in line
-    assert len(line) < 2000
-    return line
 
 
 @pytest.mark.parametrize("format", MAKERS)
