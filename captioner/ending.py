@@ -18,6 +18,10 @@ OK, FATAL = 0, 1
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+class NoReaderError(BrokenPipeError):
+    """Nobody reads standard output any more."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked for the end.
 
@@ -49,7 +53,7 @@ def run_to_end(name: str, work: Callable[[], int]) -> int:
     """
     try:
         return work()
-    except BrokenPipeError:
+    except NoReaderError:
         return OK  # whoever was reading, such as `head`, has had enough
     except (CaptionerError, OSError) as error:
         tell(f"{name}: {error}")
@@ -60,6 +64,8 @@ def run_to_end(name: str, work: Callable[[], int]) -> int:
 
 def tell(line: str) -> None:
     """Write to standard error, if that is there still: the terminal may have been closed."""
+    if sys.stderr is None:
+        return
     try:
         print(line, file=sys.stderr)
     except OSError:
@@ -72,7 +78,7 @@ def standard_output() -> Iterator[TextIO]:
 
     Raises
     ------
-    BrokenPipeError
+    NoReaderError
         If nobody reads it any more.
     CaptionerError
         If it cannot be written, as on a full disk.
@@ -85,7 +91,7 @@ def standard_output() -> Iterator[TextIO]:
     except OSError as error:
         _give_up(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            raise
+            raise NoReaderError from error
         raise CaptionerError(f"standard output: cannot be written ({error.strerror or error})") from error
 
 
@@ -103,9 +109,15 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unstoppable() -> Iterator[None]:
-    """Hold such a KeyboardInterrupt back to the end of the block."""
+    """Hold such a KeyboardInterrupt back to the end of the block, unless it is asked for twice: the block may hang."""
     held: list[int] = []
-    with _handling(lambda number, _: held.append(number), (_stop, signal.default_int_handler)):
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            raise Stopped(number)
+        held.append(number)
+
+    with _handling(hold, (_stop, signal.default_int_handler)):
         yield
     if held:
         raise Stopped(held[0])

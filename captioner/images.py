@@ -11,6 +11,8 @@ import logging
 import math
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -98,8 +100,11 @@ def _load(source: ImageSource, enough: int | None) -> tuple[Image.Image, tuple[i
     """Read a photo, of which sides of `enough` pixels would do, and its full size."""
     name = _name(source)
     if isinstance(source, Image.Image):
-        # A copy, which a picture that is upright RGB already would not become.
-        image = source.copy()
+        try:
+            # A copy, for it is given up, or would be the source itself.
+            image = source.copy()
+        except Exception as error:
+            raise ImageReadError(f"{name}: {_damaged(error)}") from error
         image = _upright_rgb(image, _turn(image), name)
         return image, image.size
     if isinstance(source, str | Path):
@@ -140,11 +145,10 @@ def _decode(file: BinaryIO, name: str, enough: int | None) -> tuple[Image.Image,
                 f"{name}: {width} x {height} pixels is more than the {most // 10**6} million allowed; shrink it"
             )
         try:
-            if isinstance(image, JpegImagePlugin.JpegImageFile):
-                _limit_scans(image)
             if enough is not None:
                 image.draft(None, (enough, enough))  # type: ignore[arg-type]
-            image.load()
+            with _limited_scans(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else nullcontext():
+                image.load()
         except Exception as error:
             raise ImageReadError(f"{name}: {_damaged(error)}") from error
         turn = _turn(image)
@@ -155,19 +159,23 @@ def _decode(file: BinaryIO, name: str, enough: int | None) -> tuple[Image.Image,
         return upright, (height, width) if turn in _SIDEWAYS else (width, height)
 
 
-def _limit_scans(image: JpegImagePlugin.JpegImageFile) -> None:
+@contextmanager
+def _limited_scans(image: JpegImagePlugin.JpegImageFile) -> Iterator[None]:
     """Have the reading of a JPEG stop at too many scans: a small file can ask for hours of work."""
-    read, scans = image.load_read, 0
+    read, scans, last = image.load_read, 0, b""
 
     def load_read(size: int) -> bytes:
-        nonlocal scans
+        nonlocal scans, last
         data = read(size)
-        scans += data.count(b"\xff\xda")  # nothing else looks like this among a photo's data
+        scans += (last + data).count(b"\xff\xda")  # in a scan's data nothing else looks like this
+        last = data[-1:]
         if scans > MAX_SCANS:
             raise ValueError(f"more than {MAX_SCANS} scans")
         return data
 
     image.load_read = load_read  # type: ignore[method-assign, assignment]
+    yield
+    del image.load_read  # which holds the image: it would stay in memory until a collection of cycles
 
 
 def _explain(head: bytes, error: Exception) -> str:
@@ -202,22 +210,29 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _upright_rgb(image: Image.Image, turn: Image.Transpose | None, name: str) -> Image.Image:
-    """Bring a loaded picture to RGB and turn it, with no more copies of it in memory than that takes."""
+    """Bring a loaded picture to RGB and turn it; it is given up, so that no more than two are in memory at once."""
     try:
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            image = _to_8_bit(image)
+            image = _in_place_of(image, _to_8_bit(image))
         if image.has_transparency_data:
-            clear = image if image.mode == "RGBA" else image.convert("RGBA")
-            image = Image.new("RGB", clear.size, "white")
-            image.paste(clear, mask=clear)
+            if image.mode != "RGBA":
+                image = _in_place_of(image, image.convert("RGBA"))
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image)
+            image = _in_place_of(image, white)
         elif image.mode != "RGB":
-            image = image.convert("RGB")
+            image = _in_place_of(image, image.convert("RGB"))
         if turn is not None:
-            image = image.transpose(turn)
+            image = _in_place_of(image, image.transpose(turn))
             image.info = {}  # or it would be turned again by who reads it next
         return image
     except (ValueError, OSError) as error:
         raise ImageReadError(f"{name}: its colours (mode {image.mode}) cannot be turned into RGB ({error})") from error
+
+
+def _in_place_of(image: Image.Image, other: Image.Image) -> Image.Image:
+    image.close()  # lets its pixels go, whoever still holds the picture
+    return other
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gc
 import io
 import struct
+import weakref
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,3 +209,23 @@ def test_the_seen_region_is_what_a_centre_crop_keeps() -> None:
     pixels = preprocess(photo, config)
     assert (pixels[2] > 240).all()  # the resampling kernel reaches a little past the edge
     assert (pixels[0] < 15).all()
+
+
+def test_a_photo_leaves_memory_when_its_pixels_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, for a collection of cycles comes too late for a hundred million pixels."""
+    opened: list[weakref.ref[Image.Image]] = []
+
+    def watched(*arguments: Any, **options: Any) -> Image.Image:
+        image = _open(*arguments, **options)
+        opened.append(weakref.ref(image))
+        return image
+
+    _open = Image.open
+    monkeypatch.setattr(Image, "open", watched)
+    gc.disable()
+    try:
+        for format in ("JPEG", "PNG", "WEBP"):
+            load_pixels(_bytes(noise_photo(0), format), PreprocessingConfig(64, HALF, HALF))
+        assert [image() for image in opened] == [None] * 3
+    finally:
+        gc.enable()

@@ -160,7 +160,7 @@ def run(request: Request, engine: Engine) -> Report:
     """
     request.listing.check()
     with contextlib.ExitStack() as stack:
-        shown = not request.quiet and not request.dry_run and sys.stderr.isatty()
+        shown = not request.quiet and not request.dry_run and sys.stderr is not None and sys.stderr.isatty()
         total = request.listing.count() if shown else None
         bar = stack.enter_context(Bar(total=total, unit="photo", disable=not shown))
         report = Report(bar, request.fail_fast)
@@ -175,7 +175,8 @@ def run(request: Request, engine: Engine) -> Report:
         try:
             _caption(files, request.job, engine, destination, report)
         except KeyboardInterrupt as interruption:
-            report.interruption = interruption
+            # Its traceback would keep the engine at work.
+            report.interruption = interruption.with_traceback(None)
         # A run stopped before its first caption leaves what is there.
         if report.captioned or not (report.interruption or report.stop):
             destination.finish()

@@ -274,7 +274,14 @@ class Trainer:
         """Put the run where the checkpoint was written, or refuse the state of something else."""
         state, parts = load_training_state(checkpoint), self._stateful()
         fresh = {name: part.state_dict() for name, part in parts.items()}
-        wanted = {**fresh, "progress": dataclasses.asdict(self.progress)}
+        groups, schedule = fresh["optimizer"]["param_groups"], fresh["scheduler"]
+        # What changes as a run goes on; the rest is the recipe's, and another PyTorch may call it otherwise.
+        wanted = {
+            **fresh,
+            "optimizer": {"state": {}, "param_groups": [{"lr": group["lr"]} for group in groups]},
+            "scheduler": {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")},
+            "progress": dataclasses.asdict(self.progress),
+        }
         faults = unlike(state, wanted, "state")
         if not faults:
             # AdamW has moments of a parameter once it has had a gradient; torch does not look at their shapes.
@@ -291,10 +298,14 @@ class Trainer:
         if faults:
             raise CheckpointError(
                 f"{checkpoint / TRAINING}: not the state of this run, {faults[0]} is absent, damaged or of another "
-                "kind; get a whole copy of the checkpoint, and go on with the PyTorch that wrote it"
+                "kind; get a whole copy of the checkpoint"
             )
+        known = {name: {key: state[name][key] for key in wanted[name]} for name in parts}
+        rates = (group["lr"] for group in state["optimizer"]["param_groups"])
+        lasting = [{**group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
+        known["optimizer"] = {"state": found, "param_groups": lasting}
         for name, part in parts.items():
-            part.load_state_dict({key: state[name][key] for key in fresh[name]})
+            part.load_state_dict({**fresh[name], **known[name]})
         self.progress = Progress(**{key: state["progress"][key] for key in wanted["progress"]})
 
     def _stateful(self) -> dict[str, Any]:

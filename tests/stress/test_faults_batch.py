@@ -475,7 +475,6 @@ def test_standard_output_that_is_full_or_that_nobody_reads(tmp_path: Path, tiny:
 def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path, tiny: Path) -> None:
     steady, jumping = (lay_out(tmp_path / name, 12) for name in ("steady", "jumping"))
     finish(steady, tiny, *KINDS["csv"])
-    ours, terminal = os.openpty()
     run = start(jumping, tiny, *KINDS["csv"], "--limit", "5", prepare=turn_clock_back)
     code, output = end(run)
     assert code == 0
@@ -484,8 +483,6 @@ def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path, tiny: Path) -> 
     run = start(jumping, tiny, *KINDS["csv"], prepare=turn_clock_back)
     assert "7 captioned, 5 skipped, 0 failed, " in end(run)[1]
     assert contents(steady) == contents(jumping)
-    os.close(ours)
-    os.close(terminal)
 
 
 def test_two_runs_that_write_text_files_beside_the_same_photos(tmp_path: Path, tiny: Path) -> None:

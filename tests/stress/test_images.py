@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from captioner import pipeline
 from captioner.config import PreprocessingConfig
@@ -373,6 +373,14 @@ def scans(width: int, height: int, count: int) -> bytes:
     return bytes(data[:last]) + (runs + b"\x7f\xff" * (width * height // 64 // 32767)) * count + b"\xff\xd9"
 
 
+def test_scans_are_counted_wherever_a_read_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = scans(16, 16, MAX_SCANS - 9), scans(16, 16, MAX_SCANS + 5)
+    monkeypatch.setattr(ImageFile, "MAXBLOCK", 3)
+    load_image(few)
+    with pytest.raises(ImageReadError, match="scans"):
+        load_image(many)
+
+
 def bombs(long: bool) -> Iterator[tuple[str, str, bytes]]:
     """Small files that ask for much: a name, how it has to end, and the bytes."""
     photo = Image.open(EXAMPLES / "cat.jpg").resize((64, 64))
@@ -435,10 +443,11 @@ def bombs(long: bool) -> Iterator[tuple[str, str, bytes]]:
     if not long:
         return
     # As large as is allowed, from next to nothing.
-    for depth, colour, size in ((8, 2, 3), (8, 6, 4), (16, 0, 2), (16, 6, 8), (8, 3, 1)):
-        palette = [chunk(b"PLTE", bytes(768)), chunk(b"tRNS", bytes(256))] * (colour == 3)
+    for depth, colour, size in ((8, 2, 3), (8, 6, 4), (16, 0, 2), (16, 6, 8), (8, 3, 1), (8, 4, 2)):
+        chunks = [chunk(b"PLTE", bytes(768)), chunk(b"tRNS", bytes(256))] * (colour == 3)
+        chunks.append(chunk(b"eXIf", exif_block(6)[6:]))  # lying on its side
         rows = bytes(10_000 * (1 + 9_990 * size))
-        yield f"{depth} {colour}.png", "read", png(9_990, 10_000, *palette, rows=rows, depth=depth, colour=colour)
+        yield f"{depth} {colour}.png", "read", png(9_990, 10_000, *chunks, rows=rows, depth=depth, colour=colour)
     grey = Image.new("L", (9_990, 10_000))
     yield "large.gif", "read", saved(grey, "GIF")
     yield "large.tiff", "read", saved(grey.convert("F"), "TIFF", compression="tiff_lzw")
