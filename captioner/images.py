@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000
-_MAX_PIXELS_OF = {"WEBP": MAX_PIXELS // 2}  # whose decoder holds a picture three times
 MAX_SCANS = 100  # of a JPEG, each of which may cost the time of a whole photo; a progressive one has about ten
 _ENOUGH = 1.5  # times the side of the model's input: less would be seen in the pixels
 _TILE = 2048  # pixels, side of the parts in which deep grey is brought to 8 bits
@@ -69,7 +68,8 @@ def load_image(source: ImageSource, enough: int | None = None) -> Image.Image:
     Raises
     ------
     ImageReadError
-        If the source is not a whole image of a known format of at most `MAX_PIXELS` pixels, of WebP half of it.
+        If the source is not a whole image of a known format of at most `MAX_PIXELS` pixels, of WebP and progressive JPEG half of
+        it.
     """
     return _load(source, enough)[0]
 
@@ -139,7 +139,8 @@ def _decode(file: BinaryIO, name: str, enough: int | None) -> tuple[Image.Image,
         raise ImageReadError(f"{name}: {_explain(file.read(512), error)}") from error
     with image:
         width, height = image.size
-        most = _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+        # Decoders of WebP and of progressive JPEG hold a picture several times.
+        most = MAX_PIXELS // 2 if image.format == "WEBP" or "progressive" in image.info else MAX_PIXELS
         if width * height > most:
             raise ImageReadError(
                 f"{name}: {width} x {height} pixels is more than the {most // 10**6} million allowed; shrink it"

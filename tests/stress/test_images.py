@@ -87,8 +87,8 @@ def test_mutants_on_the_command_line(
     assert sorted(captioned + failed) == sorted(path.name for path in photos.iterdir())
     *noise, summary, peak = result.stderr.splitlines()
     assert summary.startswith(f"{len(captioned)} captioned, 0 skipped, {len(failed)} failed")
-    # What libtiff says of a damaged TIFF cannot be hushed; nothing else is said.
-    assert [line for line in noise if not _LIBTIFF.search(line)] == []
+    # What libtiff says of a damaged TIFF, two threads at once now and then, cannot be hushed; nothing else is said.
+    assert [line for line in noise if any(map(str.isalpha, line)) and not _LIBTIFF.search(line)] == []
     assert int(peak) < 2500
     tally(
         f"images, command line: {count:,} mutants, {len(captioned):,} captioned and {len(failed):,} in --errors, "
@@ -437,7 +437,7 @@ def bombs(long: bool) -> Iterator[tuple[str, str, bytes]]:
     frames = [Image.new("L", (8, 8), level % 256) for level in range(5000 if long else 1000)]
     yield "frames.gif", "read", saved(frames[0], "GIF", save_all=True, append_images=frames[1:], optimize=False)
     yield "frames.png", "read", saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    side = 9_990 if long else 2_000
+    side = 7_000 if long else 2_000
     yield "few scans.jpg", "read", scans(side, side, MAX_SCANS - 9)
     yield "scans.jpg", "scans", scans(side, side, 50_000 if long else 5_000)
     if not long:
@@ -456,7 +456,9 @@ def bombs(long: bool) -> Iterator[tuple[str, str, bytes]]:
     shape = [entry for entry in shape_entries(99_000_000, 1) if entry[0] not in (258, 259)]
     yield "large row.tiff", "", tiff(*shape, *row) + packed
     yield "large int.tiff", "read", saved(grey.convert("I"), "TIFF", compression="tiff_lzw")
-    yield "large.jpg", "read", saved(grey.convert("CMYK"), "JPEG", progressive=True)
+    yield "large.jpg", "read", saved(grey.convert("CMYK"), "JPEG")
+    yield "large progressive.jpg", "pixels", saved(grey, "JPEG", progressive=True)
+    yield "progressive.jpg", "read", saved(grey.convert("CMYK").resize((7_000, 7_000)), "JPEG", progressive=True)
     yield "too large.webp", "pixels", saved(grey, "WEBP", quality=1, method=0)
     yield "large.webp", "read", saved(grey.resize((7_000, 7_000)), "WEBP", quality=1, method=0)
     yield "large.avif", "read", saved(grey.resize((9_990, 8_000)), "AVIF", speed=10)

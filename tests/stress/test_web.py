@@ -271,11 +271,11 @@ def test_many_visitors_for_a_long_time(
             memory.append(megabytes(process, "VmRSS"))
             turns += 1
         took = time.monotonic() - start
-    grown = memory[-1] - memory[0]
-    assert grown < 150, memory
+    # Once the caches have begun to fill.
+    assert memory[-1] - memory[min(1, turns - 2)] < 150, memory
     tally(
         f"web: {visitors} visitors at once for {took:.0f} s, {turns * visitors} photos, each its own caption; "
-        f"memory {memory[0]} MB after the first turn, {memory[-1]} MB after the last"
+        f"memory {', '.join(map(str, memory))} MB after each turn"
     )
 
 
