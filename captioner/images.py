@@ -68,8 +68,8 @@ def load_image(source: ImageSource, enough: int | None = None) -> Image.Image:
     Raises
     ------
     ImageReadError
-        If the source is not a whole image of a known format of at most `MAX_PIXELS` pixels, of WebP and progressive JPEG half of
-        it.
+        If the source is not a whole image of a known format of at most `MAX_PIXELS` pixels; half as many of WebP and
+        progressive JPEG.
     """
     return _load(source, enough)[0]
 
