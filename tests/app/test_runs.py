@@ -18,6 +18,7 @@ from app import runs
 from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.errors import CaptionerError
 from captioner.history import Panel, Row, panels, read_metrics
+from tests.app.browsing import settle
 
 BUNDLED_NAMES = ["bundled: flickr8k-soft", "bundled: flickr8k-hard"]
 
@@ -261,14 +262,15 @@ def test_a_chart_tells_its_values_to_the_pointer(page: Page) -> None:
         box.click()
         page.get_by_role("option", name=BUNDLED_NAMES[0]).click()
         page.keyboard.press("Escape")
-    chart = page.locator("[data-testid=stVegaLiteChart]").last
-    chart.scroll_into_view_if_needed()
-    expect(chart.locator("canvas, svg").first).to_be_visible(timeout=30_000)
     expect(page.get_by_role("heading", name="CIDEr-D on dev")).to_be_visible()
+    settle(page)
+    chart = page.locator("[data-testid=stVegaLiteChart]").last
+    expect(chart.locator("canvas, svg").first).to_be_visible(timeout=30_000)
     bounds = chart.bounding_box()
     assert bounds
     tooltip = page.locator("#vg-tooltip-element")
-    page.mouse.move(bounds["x"] + bounds["width"] * 0.5, bounds["y"] + 90)
-    page.mouse.move(bounds["x"] + bounds["width"] * 0.97, bounds["y"] + 40, steps=5)
+    # Each waits until the chart has found its place.
+    chart.hover(position={"x": bounds["width"] * 0.5, "y": 90})
+    chart.hover(position={"x": bounds["width"] * 0.97, "y": 40})
     expect(tooltip).to_contain_text("epoch")
     expect(tooltip).to_contain_text("62.501")
