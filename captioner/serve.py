@@ -9,10 +9,11 @@ import socket
 from pathlib import Path
 
 from captioner.checkpoint_files import BUNDLED, CONFIG, VOCABULARY, WEIGHTS, existing
+from captioner.ending import exit_code
 from captioner.errors import CaptionerError, CheckpointError
 
 ROOT = Path(__file__).parent.parent
-_INTERRUPTED = 130
+_INTERRUPTED = exit_code(KeyboardInterrupt())
 _SCRIPT = ROOT / "app" / "streamlit_app.py"
 
 
