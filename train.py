@@ -23,7 +23,7 @@ from captioner.data.photos import Photos
 from captioner.ending import exit_code, stoppable, tell
 from captioner.errors import CaptionerError
 from captioner.files import sole_use
-from captioner.models.encoder import ImageEncoder
+from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
 from captioner.recipe import DataConfig, Recipe
@@ -91,18 +91,21 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     logging.info("%d photos to train on, %d for dev, %d words", len(train_images), len(dev_images), len(vocabulary))
     logging.info("%d parameters in the decoder", sum(p.numel() for p in model.decoder.parameters()))
     precision = getattr(torch, recipe.train.precision)
+    kept_of: ImageEncoder | FrozenPart = model.encoder
+    if recipe.train.features == "stored" and recipe.train.fine_tune_from is not None:
+        kept_of = model.encoder.cut(recipe.train.fine_tune_from)
 
     def source(images: list[CaptionedImage], split: str, data: DataConfig) -> Source:
         photos = Photos(images, model.encoder.preprocessing, data)
         if recipe.train.features == "computed":
             return photos
-        name = "-".join([Path(recipe.data.root).name, split, recipe.train.precision, fingerprint(model.encoder)[:12]])
+        name = "-".join([Path(recipe.data.root).name, split, recipe.train.precision, fingerprint(kept_of)[:12]])
         return StoredViews(
             [
                 FeatureStore.build(
                     options.cache / (f"{name}-view{view}" if view else name),
                     photos,
-                    model.encoder,
+                    kept_of,
                     device,
                     view=view,
                     precision=precision,

@@ -163,10 +163,10 @@ class TrainConfig(Settings):
         Arithmetic of the encoder and of the decoder's forward pass; weights stay float32. float16, with its loss
         scaled, is for GPUs without bfloat16.
     features : {"stored", "computed"}
-        Computed once and kept on disk, or by the encoder in every step.
+        What the frozen part of the encoder gives: computed once and kept on disk, or in every step.
     fine_tune_from : int, optional
         Train the encoder too, from this stage on: a stage begins where the map of features is halved, so stage 4 is
-        what works at a 16th of the photo's size or less. Needs features = "computed".
+        what works at a 16th of the photo's size or less.
     encoder_learning_rate : float
         Peak learning rate of what is trained of the encoder.
     checkpoint_steps : int
@@ -217,8 +217,6 @@ class TrainConfig(Settings):
             yield f"warmup = {self.warmup} must lie in 0..1, 1 excluded"
         if self.fine_tune_from is not None and self.fine_tune_from < 1:
             yield f"fine_tune_from = {self.fine_tune_from} must be at least 1"
-        if self.fine_tune_from is not None and self.features != "computed":
-            yield f"fine_tune_from = {self.fine_tune_from} needs features = 'computed', not {self.features!r}"
         if self.objective == "self_critical" and self.start is None:
             yield "objective = 'self_critical' needs start, a checkpoint trained with 'cross_entropy'"
 

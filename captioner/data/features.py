@@ -24,7 +24,7 @@ from torch import Tensor
 from captioner.data.photos import Photos
 from captioner.errors import DatasetError
 from captioner.files import cannot_write, lock, replacing, write_all
-from captioner.models.encoder import ImageEncoder
+from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.plain_json import parse_json
 from captioner.prefetch import map_ahead
 from captioner.progress import Bar
@@ -34,7 +34,7 @@ _BATCH = 32
 _READERS = 4  # threads that decode photos
 
 
-def fingerprint(encoder: ImageEncoder) -> str:
+def fingerprint(encoder: ImageEncoder | FrozenPart) -> str:
     """Hash of all that features depend on: the network, its weights, grid and preprocessing."""
     settings = {"encoder": encoder.config.to_dict(), "preprocessing": encoder.preprocessing.to_dict()}
     # Where the weights came from says nothing that the weights themselves do not.
@@ -63,7 +63,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path) -> None:
         index = _read_index(folder)
-        self.shape: tuple[int, int, int] = (len(index["images"]), *index["shape"])
+        self.shape: tuple[int, ...] = (len(index["images"]), *index["shape"])
         size = (folder / _FEATURES).stat().st_size if (folder / _FEATURES).exists() else 0
         if size != 2 * math.prod(self.shape):
             raise DatasetError(
@@ -76,7 +76,7 @@ class FeatureStore:
         return self.shape[0]
 
     def read(self, rows: Sequence[int]) -> Tensor:
-        """Copy the given rows out of the file: (B, L, D) float16."""
+        """Copy the given rows out of the file: (B, L, D) or (B, C, rows, columns), float16."""
         found = np.empty((len(rows), *self.shape[1:]), "<f2")
         for row, place in zip(rows, found, strict=True):
             # Not a memory map, whose pages count as the process's own: memory would grow with the store.
@@ -89,7 +89,7 @@ class FeatureStore:
         cls,
         folder: Path,
         photos: Photos,
-        encoder: ImageEncoder,
+        encoder: ImageEncoder | FrozenPart,
         device: torch.device,
         *,
         view: int = 0,
@@ -129,7 +129,7 @@ class FeatureStore:
             "encoder": encoder.config.to_dict(),
             "view": photos.describe(view),
             "precision": str(precision).removeprefix("torch."),
-            "shape": [encoder.grid**2, encoder.feature_dim],
+            "shape": list(encoder.shape),
             "images": [[path.name, path.stat().st_size] for path in photos.paths],
         }
         with _building(folder):
@@ -138,7 +138,7 @@ class FeatureStore:
             else:
                 with replacing(folder / _INDEX) as file:
                     file.write(json.dumps(index).encode())
-            row_bytes = 2 * encoder.grid**2 * encoder.feature_dim
+            row_bytes = 2 * math.prod(encoder.shape)
             path = folder / _FEATURES
             done = path.stat().st_size // row_bytes if path.exists() else 0
             if done < len(photos):
@@ -168,7 +168,7 @@ class StoredViews:
         return len(self.views[0])
 
     def read(self, rows: Sequence[int], epoch: int) -> Tensor:
-        """Copy the given rows, each out of its view of this epoch: (B, L, D) float16."""
+        """Copy the given rows, each out of its view of this epoch: (B, L, D) or (B, C, rows, columns), float16."""
         # NumPy's copy, not torch's: see `preprocess`.
         features = np.empty((len(rows), *self.views[0].shape[1:]), "<f2")
         for number, view in enumerate(self.views):
@@ -191,7 +191,7 @@ def _building(folder: Path) -> Iterator[None]:
 
 @torch.inference_mode()
 def _append(
-    file: Any, photos: Photos, done: int, view: int, encoder: ImageEncoder, device: torch.device, bar: Any
+    file: Any, photos: Photos, done: int, view: int, encoder: ImageEncoder | FrozenPart, device: torch.device, bar: Any
 ) -> None:
     batch: list[Tensor] = []
     pixels = partial(photos.pixels, view=view)
@@ -225,7 +225,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and 0 < n < 2**24 for n in value)
+    return isinstance(value, list) and len(value) in (2, 3) and all(isinstance(n, int) and 0 < n < 2**24 for n in value)
 
 
 def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

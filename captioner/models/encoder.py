@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from captioner.config import EncoderConfig, PreprocessingConfig
 from captioner.errors import CaptionerError
+from captioner.models.cutting import cut
 from captioner.models.weights import read_tensors, require_fit
 
 # Children of a torchvision network that come after its last feature map.
@@ -69,6 +70,8 @@ class ImageEncoder(nn.Module):
         Rows, and columns, of the feature grid.
     at_once : int
         Photos of a batch that a CPU takes at once.
+    shape : tuple of int
+        (L, D), what it gives for a photo.
 
     Raises
     ------
@@ -85,6 +88,7 @@ class ImageEncoder(nn.Module):
         self.preprocessing = PreprocessingConfig(size, backbone.mean, backbone.std, config.geometry)
         self._load_default = backbone.load_default
         self.at_once = max(1, _CPU_PIXELS // size**2)
+        self.shape: tuple[int, ...] = (self.grid**2, self.feature_dim)
         self.requires_grad_(False)
 
     @classmethod
@@ -120,16 +124,61 @@ class ImageEncoder(nn.Module):
         CaptionerError
             If the network has no such stage.
         """
+        chosen = self._from_stage(stage)
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
+        return list(chosen.values())
+
+    def cut(self, stage: int) -> FrozenPart:
+        """Cut the encoder before what `fine_tune` would train, so that `finish` goes on from what comes before.
+
+        Returns
+        -------
+        FrozenPart
+            What comes before, with the encoder's own weights.
+
+        Raises
+        ------
+        CaptionerError
+            If the network has no such stage, or cannot be cut there.
+        """
+        size = self.preprocessing.input_size
+        parts = cut(self.network, self._from_stage(stage), size)
+        if parts is None:
+            raise CaptionerError(
+                f"fine_tune_from = {stage}: encoder {self.config.name} cannot be cut in two there; set features = "
+                "'computed'"
+            )
+        first, second = parts
+        # In a tuple, for its modules are in this module already.
+        self._rest = (second,)
+        return FrozenPart(self, first)
+
+    def finish(self, kept: Tensor) -> Tensor:
+        """Return the feature grid of what the frozen part gave, once the encoder is cut.
+
+        Parameters
+        ----------
+        kept : Tensor
+            (B, C, rows, columns), from `FrozenPart`.
+
+        Returns
+        -------
+        Tensor
+            (B, L, D) features.
+        """
+        (rest,) = self._rest
+        maps = kept.to(next(rest.parameters()).dtype).contiguous(memory_format=torch.channels_last)
+        return _cells(rest(maps))
+
+    def _from_stage(self, stage: int) -> dict[str, nn.Parameter]:
         # Of a network of its own, for dilation hides where the last stage begins.
         stages = _stages(_backbone(self.config.name).network.eval(), self.config.input_size or 0)
         if not 1 <= stage <= max(stages.values()):
             raise CaptionerError(
                 f"fine_tune_from = {stage}: encoder {self.config.name} has stages 1 to {max(stages.values())}"
             )
-        chosen = [p for name, p in self.network.named_parameters() if stages.get(name, 0) >= stage]
-        for parameter in chosen:
-            parameter.requires_grad_(True)
-        return chosen
+        return {name: p for name, p in self.network.named_parameters() if stages.get(name, 0) >= stage}
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the feature grid of a batch.
@@ -144,18 +193,48 @@ class ImageEncoder(nn.Module):
         Tensor
             (B, L, D) features, cells in reading order.
         """
-        if pixels.dtype != torch.uint8:
-            raise TypeError(f"pixels must be uint8, not {pixels.dtype}: the encoder scales them itself")
-        if pixels.device.type == "cpu":
-            return torch.cat([self._see(part) for part in torch.split(pixels, self.at_once)])
-        return self._see(pixels)
+        return _by_parts(pixels, self.at_once, lambda part: _cells(self.network(_normalised(part, self))))
 
-    def _see(self, pixels: Tensor) -> Tensor:
-        mean = torch.tensor(self.preprocessing.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.preprocessing.std, device=pixels.device).view(3, 1, 1)
-        images = pixels.float().div_(255).sub_(mean).div_(std).to(next(self.network.parameters()).dtype)
-        images = images.contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, self.network(images)).flatten(2).transpose(1, 2)  # (B, D, rows, cols) -> (B, L, D)
+
+class FrozenPart(nn.Module):
+    """What of an encoder comes before the part that is fine-tuned; see `ImageEncoder.cut`.
+
+    Attributes
+    ----------
+    config, preprocessing
+        The encoder's.
+    shape : tuple of int
+        (C, rows, columns), what it gives for a photo.
+    """
+
+    def __init__(self, encoder: ImageEncoder, network: nn.Module) -> None:
+        super().__init__()
+        self.config, self.preprocessing, self.at_once = encoder.config, encoder.preprocessing, encoder.at_once
+        self.network = network
+        self.shape: tuple[int, ...] = _measure_map(network, self.preprocessing.input_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the maps (B, C, rows, columns) that a batch of pixels (B, 3, S, S) uint8 has come to."""
+        return _by_parts(pixels, self.at_once, lambda part: cast(Tensor, self.network(_normalised(part, self))))
+
+
+def _by_parts(pixels: Tensor, at_once: int, see: Callable[[Tensor], Tensor]) -> Tensor:
+    if pixels.dtype != torch.uint8:
+        raise TypeError(f"pixels must be uint8, not {pixels.dtype}: the encoder scales them itself")
+    if pixels.device.type == "cpu":
+        return torch.cat([see(part) for part in torch.split(pixels, at_once)])
+    return see(pixels)
+
+
+def _normalised(pixels: Tensor, encoder: ImageEncoder | FrozenPart) -> Tensor:
+    mean = torch.tensor(encoder.preprocessing.mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(encoder.preprocessing.std, device=pixels.device).view(3, 1, 1)
+    images = pixels.float().div_(255).sub_(mean).div_(std).to(next(encoder.network.parameters()).dtype)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _cells(maps: Tensor) -> Tensor:
+    return maps.flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, L, D)
 
 
 def _backbone(name: str) -> Backbone:
@@ -336,8 +415,13 @@ def _stages(network: nn.Module, size: int) -> dict[str, int]:
     return stages
 
 
-@torch.no_grad()
 def _measure(network: nn.Module, size: int) -> tuple[int, int]:
+    channels, rows, _ = _measure_map(network, size)
+    return channels, rows
+
+
+@torch.no_grad()
+def _measure_map(network: nn.Module, size: int) -> tuple[int, int, int]:
     # On shapes alone, which take neither time nor memory.
     tensors = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
     try:
@@ -351,7 +435,7 @@ def _measure(network: nn.Module, size: int) -> tuple[int, int]:
         raise CaptionerError(
             f"the network gives {shape or 'several tensors'}, not a square map of features; choose a CNN"
         )
-    return shape[1], shape[2]
+    return shape[1], shape[2], shape[3]
 
 
 def _dilate_last_stage(network: nn.Module, size: int) -> bool:

@@ -12,14 +12,15 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 # Subclasses may do more than their names say, such as standardise their weights.
-_CONVOLUTIONS, _NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
+CONVOLUTIONS, NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Follows the data between convolutions and normalisations, not into them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in _CONVOLUTIONS + _NORMS or super().is_leaf_module(m, module_qualified_name)
+        """Say whether a module is one node of the graph."""
+        return type(m) in CONVOLUTIONS + NORMS or super().is_leaf_module(m, module_qualified_name)
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def fold_batch_norm(network: nn.Module) -> int:
         How many were folded; 0 if what follows what cannot be known beforehand.
     """
     try:
-        graph = _Tracer().trace(network)
+        graph = Tracer().trace(network)
     # A network may be any Python code, over which tracing stumbles in as many ways.
     except Exception:
         return 0
@@ -53,7 +54,7 @@ def fold_batch_norm(network: nn.Module) -> int:
         if not isinstance(before, fx.Node) or before.op != "call_module":
             continue
         conv, norm = modules[cast(str, before.target)], modules[cast(str, node.target)]
-        if type(conv) not in _CONVOLUTIONS or type(norm) not in _NORMS:
+        if type(conv) not in CONVOLUTIONS or type(norm) not in NORMS:
             continue
         # Of a result or a module that is used twice, one use would be wrong afterwards.
         if len(before.users) > 1 or calls.count(before.target) > 1 or calls.count(node.target) > 1:

@@ -28,5 +28,14 @@ class ShowAttendTell(nn.Module):
         self.decoder = AttentionDecoder(config.decoder, self.encoder.feature_dim, config.vocabulary_size)
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Features (B, L, D): given ones as they are, of pixels (B, 3, S, S) uint8 by the encoder."""
-        return self.encoder(inputs) if inputs.dtype == torch.uint8 else inputs  # type: ignore[no-any-return]
+        """Features (B, L, D).
+
+        Parameters
+        ----------
+        inputs : Tensor
+            Pixels (B, 3, S, S) uint8, what the encoder's frozen part gave of them (B, C, rows, columns), or features
+            (B, L, D), which stay as they are.
+        """
+        if inputs.dtype == torch.uint8:
+            return self.encoder(inputs)  # type: ignore[no-any-return]
+        return self.encoder.finish(inputs) if inputs.dim() == 4 else inputs

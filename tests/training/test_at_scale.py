@@ -22,6 +22,8 @@ import train
 from captioner import pipeline
 from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import read_config
+from captioner.models.encoder import ImageEncoder
+from captioner.recipe import Recipe
 from captioner.training import validation
 from tests.training.runs import TORCHRUN, TRAIN, Run, start_program
 from tests.training.test_training import finish, metrics, start, wait_for_step, workplace, write_recipe
@@ -125,6 +127,25 @@ def test_the_encoder_is_trained_from_the_stage_that_was_chosen_and_no_earlier(wo
     assert "encoder.network.conv5.1.weight" in moved
     assert losses(workplace, "run")[-1] < 0.7 * losses(workplace, "run")[0]
     assert not (workplace / "cache").exists()
+
+
+def test_fine_tuning_on_what_the_frozen_part_gave_is_that_with_the_encoder_in_the_loop(workplace: Path) -> None:
+    tuned = "fine_tune_from = 5\nencoder_learning_rate = 1e-3"
+    write_recipe(workplace, epochs=4, views="1", mirror="false", extra=tuned)
+    finish(launch(workplace, "stored"))
+    write_recipe(workplace, epochs=4, views="1", mirror="false", extra=f'features = "computed"\n{tuned}')
+    finish(launch(workplace, "computed"))
+    assert losses(workplace, "stored") == pytest.approx(losses(workplace, "computed"), rel=1e-2)
+    stored, computed = weights(workplace, "stored"), weights(workplace, "computed")
+    name = "encoder.network.conv5.0.weight"
+    start = ImageEncoder.pretrained(Recipe.read(workplace / "recipe.toml").encoder).state_dict()
+    moved = computed[name] - start[name.removeprefix("encoder.")]
+    assert float((stored[name] - computed[name]).norm()) < 0.2 * float(moved.norm())
+    # Another run, whose encoder has learnt already, finds the same store.
+    kept = {path: path.stat().st_mtime_ns for path in (workplace / "cache").glob("*/features.f16")}
+    write_recipe(workplace, epochs=1, views="1", mirror="false", extra=f'{tuned}\nstart = "stored/last"')
+    finish(launch(workplace, "again"))
+    assert {path: path.stat().st_mtime_ns for path in (workplace / "cache").glob("*/features.f16")} == kept
 
 
 def test_features_computed_are_the_features_stored(workplace: Path) -> None:
