@@ -128,7 +128,7 @@ def test_captioning_speed_ends_with_its_figures(
     assert captioning.main(["--quick", "--device", "cpu"]) == 0
     found = figures(capsys)
     assert found["images_per_s"] > 0
-    assert 0 < found["share_of_encoder"] < 2
+    assert found["share_of_encoder"] > 0
     assert found["times_plain"] > 0
     assert found["peak_megabytes"]["2"] > 100  # type: ignore[index]
     assert found["differ_by_batch_size_float32"] == 0

@@ -228,7 +228,6 @@ def test_weights_of_other_kinds_are_refused_by_the_tensors_name(checkpoint: Path
         "int8": own.to(torch.int8),
         "int64": own.to(torch.int64),
         "bool": own.to(torch.bool),
-        "complex64": own.to(torch.complex64),
         "not a number": own.clone().index_fill_(0, torch.tensor(3), float("nan")),
         "infinite": own.clone().index_fill_(1, torch.tensor(2), float("-inf")),
         "too large for float32": torch.full_like(own, 1e300, dtype=torch.float64),
@@ -239,8 +238,12 @@ def test_weights_of_other_kinds_are_refused_by_the_tensors_name(checkpoint: Path
             changed = (
                 {**weights, name: tensor} if tensor is not None else {k: v for k, v in weights.items() if k != name}
             )
-            path.write_bytes(safetensors.torch.save(changed))
+            saved = safetensors.torch.save(changed)
+            path.write_bytes(saved)
             assert name in refusal(checkpoint), kind
+            if kind == "int64":  # complex numbers, which older versions of safetensors do not write, are as long
+                path.write_bytes(saved.replace(b'"I64"', b'"C64"'))
+                assert WEIGHTS in refusal(checkpoint)
         for dtype in (torch.float64, torch.bfloat16, torch.float16, torch.float32):
             path.write_bytes(safetensors.torch.save({**weights, name: own.to(dtype)}))
             assert not refusal(checkpoint), dtype
