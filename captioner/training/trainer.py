@@ -20,18 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from captioner.checkpoint import load_training_state, save_checkpoint
-from captioner.checkpoint_files import TRAINING
+from captioner.checkpoint import save_checkpoint
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
 from captioner.ending import STOPS
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.models.weights import is_finite
 from captioner.prefetch import map_ahead
 from captioner.progress import Bar
 from captioner.recipe import Recipe, TrainConfig
 from captioner.training.distributed import add_over_processes, any_of_processes, processes, rank, share
 from captioner.training.objective import LossOutput, Objective
+from captioner.training.resuming import put_back
 from captioner.training.run_log import RunLog
 from captioner.vocabulary import Vocabulary
 
@@ -134,7 +133,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.progress = Progress()
         if resume:
-            self._go_on(folder / "last")
+            self.progress = Progress(**put_back(folder / "last", self._stateful(), dataclasses.asdict(self.progress)))
         self.rated: nn.Module = _Rated(model, objective)
         if processes() > 1:
             self.rated = DistributedDataParallel(self.rated)
@@ -270,44 +269,6 @@ class Trainer:
         add_over_processes(values)
         return {f"train/{name}": value / processes() for name, value in zip(logs, values.tolist(), strict=True)}
 
-    def _go_on(self, checkpoint: Path) -> None:
-        """Put the run where the checkpoint was written, or refuse the state of something else."""
-        state, parts = load_training_state(checkpoint), self._stateful()
-        fresh = {name: part.state_dict() for name, part in parts.items()}
-        groups, schedule = fresh["optimizer"]["param_groups"], fresh["scheduler"]
-        # What changes as a run goes on; the rest is the recipe's, and another PyTorch may call it otherwise.
-        wanted = {
-            **fresh,
-            "optimizer": {"state": {}, "param_groups": [{"lr": group["lr"]} for group in groups]},
-            "scheduler": {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")},
-            "progress": dataclasses.asdict(self.progress),
-        }
-        faults = unlike(state, wanted, "state")
-        if not faults:
-            # AdamW has moments of a parameter once it has had a gradient; torch does not look at their shapes.
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            found = state["optimizer"]["state"]
-            moments = {
-                number: {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p}
-                for number, p in enumerate(parameters)
-                if number in found
-            }
-            faults = unlike(found, moments, "state.optimizer.state")
-            if any(isinstance(value, int) and value < 0 for value in state["progress"].values()):
-                faults.append("state.progress")
-        if faults:
-            raise CheckpointError(
-                f"{checkpoint / TRAINING}: not the state of this run, {faults[0]} is absent, damaged or of another "
-                "kind; get a whole copy of the checkpoint"
-            )
-        known = {name: {key: state[name][key] for key in wanted[name]} for name in parts}
-        rates = (group["lr"] for group in state["optimizer"]["param_groups"])
-        lasting = [{**group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
-        known["optimizer"] = {"state": found, "param_groups": lasting}
-        for name, part in parts.items():
-            part.load_state_dict({**fresh[name], **known[name]})
-        self.progress = Progress(**{key: state["progress"][key] for key in wanted["progress"]})
-
     def _stateful(self) -> dict[str, Any]:
         return {
             "optimizer": self.optimizer,
@@ -324,26 +285,6 @@ class Trainer:
     def _save(self, name: str, **content: Any) -> None:
         if rank() == 0:
             save_checkpoint(self.folder / name, self.model, self.vocabulary, **content)
-
-
-def unlike(found: Any, wanted: Any, name: str) -> list[str]:
-    """Name what of plain values and tensors is not of the kind of others; there may be more of it."""
-    if isinstance(wanted, dict):
-        if not isinstance(found, dict):
-            return [name]
-        absent = [f"{name}.{key}" for key in wanted if key not in found]
-        return absent or [
-            fault for key, value in wanted.items() for fault in unlike(found[key], value, f"{name}.{key}")
-        ]
-    if isinstance(wanted, list | tuple):
-        if type(found) is not type(wanted) or len(found) != len(wanted):
-            return [name]
-        return [fault for n, value in enumerate(wanted) for fault in unlike(found[n], value, f"{name}[{n}]")]
-    if isinstance(wanted, Tensor):
-        alike = isinstance(found, Tensor) and (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
-        return [] if alike and is_finite(found) else [name]
-    is_number = not isinstance(found, float) or not math.isnan(found)
-    return [] if type(found) is type(wanted) and is_number else [name]
 
 
 def _optimizer(decoder: nn.Module, fine_tuned: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
