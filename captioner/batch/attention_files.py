@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from captioner.batch.hashes import hash64
+from captioner.ending import unstoppable
 from captioner.files import cannot_write, replacing
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def save_attention(image: str, caption: Caption, kind: str, folder: Path) -> str
 def _save_numbers(image: str, caption: Caption, file: BinaryIO) -> None:
     import numpy as np
 
-    np.savez_compressed(file, **caption.attention_arrays())
+    # Stopped as it begins, NumPy's archive would complain in a traceback when it is thrown away.
+    with unstoppable():
+        np.savez_compressed(file, **caption.attention_arrays())
 
 
 def _save_picture(image: str, caption: Caption, file: BinaryIO) -> None:

@@ -104,7 +104,7 @@ code = main(sys.argv[1:])
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024, file=sys.stderr)
 sys.exit(code)
 """
-_LIBTIFF = re.compile(r"scanline|strip|Decode|TIFF|JPEGLib|^tempfile\.tif: ")
+_LIBTIFF = re.compile(r"scanline|strip|Decode|TIFF|JPEGLib|Not a JPEG file|^tempfile\.tif: ")
 
 
 def test_errors_that_wait_for_their_turn_hold_no_pictures(
