@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import resource
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from captioner.data.annotations import list_split
 from captioner.data.dataset import CaptionDataset, bucketed_batches
 from captioner.errors import CaptionerError
 from captioner.images import load_image, preprocess
-from captioner.models.encoder import ImageEncoder
+from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
 from captioner.recipe import DataConfig, Recipe
@@ -103,7 +104,10 @@ def measure(options: argparse.Namespace) -> None:
     time_taken = clock.seconds(encode, 2) / ENCODER_BATCH
     share = f"{work / 1e9:.0f} GFLOP, {work / time_taken / peak:.0%} of a product's speed"
     print(row(f"a photo encoded ({share})", f"{1000 * time_taken:.2f} ms", _hours(time_taken * count)))
-    size = 2 * encoder.grid**2 * encoder.feature_dim
+    kept_of: ImageEncoder | FrozenPart = encoder
+    if recipe.train.features == "stored" and recipe.train.fine_tune_from is not None:
+        kept_of = encoder.cut(recipe.train.fine_tune_from)
+    size = 2 * math.prod(kept_of.shape)
     views = recipe.data.views
     print(row(f"features of a photo, {views} stored", f"{size:,} bytes", f"{views * size * count / 1e9:.1f} GB"))
 
@@ -114,7 +118,7 @@ def measure(options: argparse.Namespace) -> None:
         # Counted as in training, but as many in the end however few the photos.
         Vocabulary.build((c for image in images for c in image.captions), recipe.data.min_count)
         vocabulary = Vocabulary([f"word{number}" for number in range(WORDS)])
-        source = _MadeUp(count, encoder, recipe)
+        source = _MadeUp(count, kept_of, recipe)
         data = CaptionDataset(images, source, vocabulary, recipe.data.max_length)
         model = ShowAttendTell(ModelConfig(recipe.encoder, recipe.decoder, len(vocabulary)), encoder).to(device)
         model.decoder.expect_words(data.word_counts(len(vocabulary)))
@@ -150,12 +154,12 @@ def measure(options: argparse.Namespace) -> None:
 class _MadeUp:
     """Features, or pixels, of as many photos as there are captions for; all alike, for what they hold costs nothing."""
 
-    def __init__(self, count: int, encoder: ImageEncoder, recipe: Recipe) -> None:
+    def __init__(self, count: int, encoder: ImageEncoder | FrozenPart, recipe: Recipe) -> None:
         self.count = count
         side = encoder.preprocessing.input_size
         stored = recipe.train.features == "stored"
         self.one = (
-            torch.rand(1, encoder.grid**2, encoder.feature_dim).half()
+            torch.rand(1, *encoder.shape).half()
             if stored
             else torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
         )

@@ -36,7 +36,7 @@ class DataConfig(Settings):
     crop : float
         Largest share of a photo's width, and of its height, cut off at random in all views but the first.
     views : int
-        Views of every photo that are stored as features, one an epoch by turns: the first is the photo as it is,
+        Views of every photo that are stored, one an epoch by turns: the first is the photo as it is,
         the others are mirrored or cropped. Features that are computed as they are needed have a new view every epoch.
     """
 

@@ -89,16 +89,24 @@ def test_memory_is_measured_of_train_itself(
 
 
 @pytest.mark.parametrize(
-    "extra", ["", 'features = "computed"\nfine_tune_from = 5', 'objective = "self_critical"\nstart = "x"']
+    ("extra", "stored"),
+    [
+        ("", "4,096"),
+        ('features = "computed"\nfine_tune_from = 5', "4,096"),
+        ("fine_tune_from = 5", "8,192"),
+        ('objective = "self_critical"\nstart = "x"', "4,096"),
+    ],
 )
-def test_training_cost_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: str) -> None:
+def test_training_cost_prints_its_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: str, stored: str
+) -> None:
     path = tmp_path / "small.toml"
     path.write_text(
         f'[data]\nroot = "x"\n[encoder]\nname = "resnet18"\ninput_size = 64\n[train]\nimages_per_batch = 4\n{extra}\n'
     )
     assert training_cost.main([str(path), "--photos", "20", "--steps", "1", "--device", "cpu"]) == 0
     table = capsys.readouterr().out
-    assert re.search(r"features of a photo, 1 stored +\| +4,096 bytes", table)
+    assert re.search(rf"features of a photo, 1 stored +\| +{stored} bytes", table)
     assert "100 captions" in table
     assert "10 epochs of 5 steps" in table
 

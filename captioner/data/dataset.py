@@ -43,7 +43,8 @@ class Batch(NamedTuple):
     Attributes
     ----------
     features : Tensor
-        (B, L, D) features, or the pixels (B, 3, S, S) uint8 to compute them of.
+        (B, L, D) features, or what they are yet to be computed of: pixels (B, 3, S, S) uint8, or maps
+        (B, C, rows, columns) of the encoder's frozen part.
     tokens : Tensor
         (B, K, T + 1) int64: `bos`, words, `eos`, then `pad`, a photo's longest caption first; one with fewer captions
         than K has rows of nothing but `pad`.
@@ -60,12 +61,12 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Where the features of a data set's photos come from, or the pixels to compute them of."""
+    """Where the features of a data set's photos come from, or what they are to be computed of."""
 
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int], epoch: int) -> Tensor:
-        """Return features (B, L, D), or pixels (B, 3, S, S) uint8, of the given photos in this epoch."""
+        """Return `Batch.features` of the given photos in this epoch."""
 
 
 class CaptionDataset:

@@ -1,8 +1,8 @@
-"""Encoder features on disk: computed once, read row by row ever after.
+"""Encoder features on disk, or maps of an encoder's frozen part: computed once, read row by row ever after.
 
 A store is a folder of two files: `index.json` says whose features these are, and `features.f16` holds
-them, (N, L, D) little-endian half floats, row after row. Rows are only ever appended, so an interrupted
-store goes on where its file ends.
+them, (N, L, D) or (N, C, rows, columns) little-endian half floats, row after row. Rows are only ever
+appended, so an interrupted store goes on where its file ends.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ _READERS = 4  # threads that decode photos
 
 def fingerprint(encoder: ImageEncoder | FrozenPart) -> str:
     """Hash of all that features depend on: the network, its weights, grid and preprocessing."""
-    settings = {"encoder": encoder.config.to_dict(), "preprocessing": encoder.preprocessing.to_dict()}
+    settings: dict[str, Any] = {"encoder": encoder.config.to_dict(), "preprocessing": encoder.preprocessing.to_dict()}
     # Where the weights came from says nothing that the weights themselves do not.
     del settings["encoder"]["weights"]
+    if isinstance(encoder, FrozenPart):
+        settings["part"] = encoder.nodes
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         # Checkpoints keep matrices in half precision; the features of one are those of the other.
@@ -106,7 +108,7 @@ class FeatureStore:
             Made if absent.
         photos : Photos
             In the order of the rows; they are told apart by their file names and sizes.
-        encoder : ImageEncoder
+        encoder : ImageEncoder or FrozenPart
             On `device`.
         view : int
             Which view of every photo.
@@ -209,7 +211,9 @@ def _append(
 def _write(file: Any, features: Tensor) -> None:
     rows = features.half()
     if not torch.isfinite(rows).all():
-        raise DatasetError("the encoder gives features that half precision cannot hold; choose another encoder")
+        raise DatasetError(
+            "the encoder gives features that half precision cannot hold; set features = 'computed', or choose another"
+        )
     write_all(file, rows.cpu().contiguous().numpy().astype("<f2", copy=False).tobytes())
 
 

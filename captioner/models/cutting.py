@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import cast
 
@@ -13,11 +14,11 @@ from torch.fx.passes.shape_prop import ShapeProp
 from captioner.models.inference import CONVOLUTIONS, Tracer
 
 
-def cut(network: nn.Module, trained: Collection[str], size: int) -> tuple[nn.Module, nn.Module] | None:
+def cut(network: nn.Module, trained: Collection[str], size: int) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     """Cut a network in two parts, one after the other, with all that is trained in the second.
 
-    The cut is where one map alone goes from part to part: the last such place before what is trained, or, if a
-    convolution just before that widens the map, the place before it.
+    The cut is where one map alone goes from part to part: the last such place before what is trained, moved back over
+    the convolutions that widen the map, as at the beginning of a block.
 
     Parameters
     ----------
@@ -30,11 +31,12 @@ def cut(network: nn.Module, trained: Collection[str], size: int) -> tuple[nn.Mod
 
     Returns
     -------
-    first, second : Module
+    first, second : GraphModule
         Made of the network's own modules; None if there is no such place, or what follows what cannot be known.
     """
     try:
         graph = Tracer().trace(network)
+        sizes = _map_sizes(network, graph, size)
     # A network may be any Python code, over which tracing stumbles in as many ways.
     except Exception:
         return None
@@ -42,14 +44,14 @@ def cut(network: nn.Module, trained: Collection[str], size: int) -> tuple[nn.Mod
     begin = next((n for n, node in enumerate(nodes) if not _parameters(network, node).isdisjoint(trained)), 0)
     place = {node: n for n, node in enumerate(nodes)}
     last_use = [max((place[user] for user in node.users), default=n) for n, node in enumerate(nodes)]
-    alone = [n for n in range(begin) if [m for m in range(n + 1) if last_use[m] > n] == [n]]
+    # Not the first, which is the pixels.
+    alone = [n for n in range(1, begin) if sizes[n] and [m for m in range(n + 1) if last_use[m] > n] == [n]]
     if not alone:
         return None
     chosen = alone.pop()
-    elements = _elements(network, graph, size)
     for n in reversed(alone):
         if any(_is_convolution(network, user) for user in nodes[n].users):
-            if elements[n] >= elements[chosen]:
+            if sizes[n] >= sizes[chosen]:
                 break
             chosen = n
     return _part(network, nodes[: chosen + 1]), _part(network, nodes[chosen:])
@@ -66,15 +68,16 @@ def _is_convolution(network: nn.Module, node: fx.Node) -> bool:
     return node.op == "call_module" and type(network.get_submodule(cast(str, node.target))) in CONVOLUTIONS
 
 
-def _elements(network: nn.Module, graph: fx.Graph, size: int) -> list[int]:
-    """Count the elements of every node's value for one photo, without computing any."""
+def _map_sizes(network: nn.Module, graph: fx.Graph, size: int) -> list[int]:
+    """Count the numbers of every node's value for one photo, without computing any; 0 where it is no square map."""
+    device = next(network.parameters()).device
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        ShapeProp(fx.GraphModule(network, graph)).propagate(torch.zeros(1, 3, size, size))
-    shapes = [getattr(node.meta.get("tensor_meta"), "shape", torch.Size([0])) for node in graph.nodes]
-    return [shape.numel() for shape in shapes]
+        ShapeProp(fx.GraphModule(network, graph)).propagate(torch.zeros(1, 3, size, size, device=device))
+    shapes: list[Sequence[int]] = [getattr(node.meta.get("tensor_meta"), "shape", ()) for node in graph.nodes]
+    return [math.prod(shape) if len(shape) == 4 and shape[2] == shape[3] else 0 for shape in shapes]
 
 
-def _part(network: nn.Module, nodes: Sequence[fx.Node]) -> nn.Module:
+def _part(network: nn.Module, nodes: Sequence[fx.Node]) -> fx.GraphModule:
     """Make a module of consecutive nodes, whose input is the value of the first and whose output that of the last."""
     graph = fx.Graph()
     copies = {nodes[0]: graph.placeholder("x")}

@@ -16,7 +16,7 @@ from typing import Any, cast
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from captioner.config import EncoderConfig, PreprocessingConfig
 from captioner.errors import CaptionerError
@@ -205,13 +205,16 @@ class FrozenPart(nn.Module):
         The encoder's.
     shape : tuple of int
         (C, rows, columns), what it gives for a photo.
+    nodes : list of str
+        Names of its operations, which say where it ends.
     """
 
-    def __init__(self, encoder: ImageEncoder, network: nn.Module) -> None:
+    def __init__(self, encoder: ImageEncoder, network: fx.GraphModule) -> None:
         super().__init__()
         self.config, self.preprocessing, self.at_once = encoder.config, encoder.preprocessing, encoder.at_once
         self.network = network
         self.shape: tuple[int, ...] = _measure_map(network, self.preprocessing.input_size)
+        self.nodes = [node.name for node in network.graph.nodes]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the maps (B, C, rows, columns) that a batch of pixels (B, 3, S, S) uint8 has come to."""

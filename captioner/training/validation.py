@@ -34,7 +34,7 @@ class Validation:
     options : DecodingOptions
         How captions are searched for.
     precision : torch.dtype
-        Arithmetic of the encoder, where features are computed.
+        Arithmetic of what is computed of the encoder.
 
     Raises
     ------

@@ -54,10 +54,10 @@ def losses(workplace: Path, run: str) -> list[float]:
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
-@pytest.mark.parametrize("attention", ["soft", "none"])
-def test_two_processes_give_the_losses_of_one(workplace: Path, attention: str) -> None:
+@pytest.mark.parametrize(("attention", "extra"), [("soft", ""), ("none", "fine_tune_from = 5")])
+def test_two_processes_give_the_losses_of_one(workplace: Path, attention: str, extra: str) -> None:
     # 24 photos in steps of 5: the last step of an epoch has 4, and no share is of a round number.
-    write_recipe(workplace, epochs=10, images_per_batch=5, attention=attention, **NO_DROPOUT)
+    write_recipe(workplace, epochs=10, images_per_batch=5, attention=attention, extra=extra, **NO_DROPOUT)
     finish(launch(workplace, "one"))
     finish(launch(workplace, "two", processes=2))
     one, two = losses(workplace, "one"), losses(workplace, "two")
@@ -141,9 +141,10 @@ def test_fine_tuning_on_what_the_frozen_part_gave_is_that_with_the_encoder_in_th
     start = ImageEncoder.pretrained(Recipe.read(workplace / "recipe.toml").encoder).state_dict()
     moved = computed[name] - start[name.removeprefix("encoder.")]
     assert float((stored[name] - computed[name]).norm()) < 0.2 * float(moved.norm())
-    # Another run, whose encoder has learnt already, finds the same store.
+    # Another run, whose encoder has learnt already, finds the same stores: of train and dev.
     kept = {path: path.stat().st_mtime_ns for path in (workplace / "cache").glob("*/features.f16")}
     write_recipe(workplace, epochs=1, views="1", mirror="false", extra=f'{tuned}\nstart = "stored/last"')
+    assert len(kept) == 2
     finish(launch(workplace, "again"))
     assert {path: path.stat().st_mtime_ns for path in (workplace / "cache").glob("*/features.f16")} == kept
 
@@ -219,7 +220,10 @@ def test_a_start_that_is_another_model_is_refused(workplace: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "extra", "data"),
-    [(signal.SIGTERM, 'features = "computed"\nfine_tune_from = 5', {"views": "1"}), (signal.SIGINT, "", {})],
+    [
+        (signal.SIGTERM, "fine_tune_from = 5", {}),
+        (signal.SIGINT, 'features = "computed"\nfine_tune_from = 5', {"views": "1"}),
+    ],
 )
 def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_it_had_not(
     workplace: Path, number: int, extra: str, data: dict[str, Any]
