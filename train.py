@@ -26,7 +26,7 @@ from captioner.files import sole_use
 from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import choose_device
-from captioner.recipe import DataConfig, Recipe
+from captioner.recipe import DataConfig, Recipe, TrainConfig
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.distributed import join, leave, own_device, processes, rank
 from captioner.training.hard_attention import HardAttention
@@ -91,21 +91,19 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     logging.info("%d photos to train on, %d for dev, %d words", len(train_images), len(dev_images), len(vocabulary))
     logging.info("%d parameters in the decoder", sum(p.numel() for p in model.decoder.parameters()))
     precision = getattr(torch, recipe.train.precision)
-    kept_of: ImageEncoder | FrozenPart = model.encoder
-    if recipe.train.features == "stored" and recipe.train.fine_tune_from is not None:
-        kept_of = model.encoder.cut(recipe.train.fine_tune_from)
+    frozen = frozen_part(model.encoder, recipe.train)
 
     def source(images: list[CaptionedImage], split: str, data: DataConfig) -> Source:
         photos = Photos(images, model.encoder.preprocessing, data)
         if recipe.train.features == "computed":
             return photos
-        name = "-".join([Path(recipe.data.root).name, split, recipe.train.precision, fingerprint(kept_of)[:12]])
+        name = "-".join([Path(recipe.data.root).name, split, recipe.train.precision, fingerprint(frozen)[:12]])
         return StoredViews(
             [
                 FeatureStore.build(
                     options.cache / (f"{name}-view{view}" if view else name),
                     photos,
-                    kept_of,
+                    frozen,
                     device,
                     view=view,
                     precision=precision,
@@ -135,6 +133,13 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
         "best: %s %.2f on dev after epoch %d, in %s",
         recipe.train.select_by, progress.best_score, progress.best_epoch, folder / "best",
     )  # fmt: skip
+
+
+def frozen_part(encoder: ImageEncoder, config: TrainConfig) -> ImageEncoder | FrozenPart:
+    """Find what of the encoder is kept on disk, if anything is: all of it, or what comes before the part trained."""
+    if config.features == "computed" or config.fine_tune_from is None:
+        return encoder
+    return encoder.cut(config.fine_tune_from)
 
 
 def begun(recipe: Recipe, images: list[CaptionedImage]) -> tuple[ShowAttendTell, Vocabulary]:

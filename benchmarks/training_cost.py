@@ -41,7 +41,7 @@ from captioner.pipeline import choose_device
 from captioner.recipe import DataConfig, Recipe
 from captioner.training.trainer import Trainer
 from captioner.vocabulary import Vocabulary
-from train import build_objective
+from train import build_objective, frozen_part
 
 ROOT = Path(__file__).parent.parent
 WORDS = 10_000  # about what COCO's train split has at min_count = 5
@@ -104,10 +104,8 @@ def measure(options: argparse.Namespace) -> None:
     time_taken = clock.seconds(encode, 2) / ENCODER_BATCH
     share = f"{work / 1e9:.0f} GFLOP, {work / time_taken / peak:.0%} of a product's speed"
     print(row(f"a photo encoded ({share})", f"{1000 * time_taken:.2f} ms", _hours(time_taken * count)))
-    kept_of: ImageEncoder | FrozenPart = encoder
-    if recipe.train.features == "stored" and recipe.train.fine_tune_from is not None:
-        kept_of = encoder.cut(recipe.train.fine_tune_from)
-    size = 2 * math.prod(kept_of.shape)
+    frozen = frozen_part(encoder, recipe.train)
+    size = 2 * math.prod(frozen.shape)
     views = recipe.data.views
     print(row(f"features of a photo, {views} stored", f"{size:,} bytes", f"{views * size * count / 1e9:.1f} GB"))
 
@@ -118,7 +116,7 @@ def measure(options: argparse.Namespace) -> None:
         # Counted as in training, but as many in the end however few the photos.
         Vocabulary.build((c for image in images for c in image.captions), recipe.data.min_count)
         vocabulary = Vocabulary([f"word{number}" for number in range(WORDS)])
-        source = _MadeUp(count, kept_of, recipe)
+        source = _MadeUp(count, frozen, recipe)
         data = CaptionDataset(images, source, vocabulary, recipe.data.max_length)
         model = ShowAttendTell(ModelConfig(recipe.encoder, recipe.decoder, len(vocabulary)), encoder).to(device)
         model.decoder.expect_words(data.word_counts(len(vocabulary)))
