@@ -68,7 +68,7 @@ def measure(recipe: Recipe, device: torch.device, steps: int) -> None:
     features = torch.randn(count, model.encoder.grid**2, model.encoder.feature_dim, device=device)
     batch = Batch(features, torch.empty(0), Totals(count, count, count), tuple(range(count)))
     spent = {"reward": 0.0}
-    score = objective.reward.score
+    score = objective.cider.score
 
     def timed(*arguments):  # type: ignore[no-untyped-def]
         start = time.perf_counter()
@@ -76,7 +76,7 @@ def measure(recipe: Recipe, device: torch.device, steps: int) -> None:
         spent["reward"] += time.perf_counter() - start
         return found
 
-    objective.reward.score = timed  # type: ignore[method-assign]
+    objective.cider.score = timed  # type: ignore[method-assign]
     dtype = getattr(torch, config.precision)
     start = 0.0
     for number in range(steps + 1):

@@ -117,15 +117,20 @@ class SelfCriticalConfig(Settings):
     baseline : {"others", "greedy"}
         What a caption's reward is measured against: the mean reward of the photo's other samples, or the reward of the
         caption that greedy search finds.
+    bleu : float
+        Weight of a caption's BLEU-4, 0 to 1, that is added to its CIDEr-D, 0 to 10.
     """
 
     samples: int = 5
     baseline: typing.Literal["others", "greedy"] = "others"
+    bleu: float = 0.0
 
     def _faults(self) -> typing.Iterator[str]:
         least = 2 if self.baseline == "others" else 1
         if not least <= self.samples <= 1000:
             yield f"samples = {self.samples} must lie in {least}..1000 with baseline = {self.baseline!r}"
+        if self.bleu < 0:
+            yield f"bleu = {self.bleu} must not be negative"
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,9 @@ class TrainConfig(Settings):
         AdamW's, on matrices only.
     clip_norm : float
         Largest global gradient norm.
+    average : float
+        Share that a moving average of the weights keeps of itself at each step; what is scored on dev and kept as best
+        is the average. 0 for none.
     doubly_stochastic : float
         Weight of the attention regulariser (section 4.2.1; scaling in `captioner.training.objective`).
     select_by : {"bleu4", "cider"}
@@ -188,6 +196,7 @@ class TrainConfig(Settings):
     warmup: float = 0.1
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
+    average: float = 0.0
     doubly_stochastic: float = 1.0
     select_by: typing.Literal["bleu4", "cider"] = "bleu4"
     patience: int = 3
@@ -210,6 +219,8 @@ class TrainConfig(Settings):
         for name in ("weight_decay", "doubly_stochastic"):
             if getattr(self, name) < 0:
                 yield f"{name} = {getattr(self, name)} must not be negative"
+        if not 0 <= self.average < 1:
+            yield f"average = {self.average} must lie in 0..1, 1 excluded"
         if not 0 <= self.seed < 2**40:
             # The order of batches is drawn from a multiple of it.
             yield f"seed = {self.seed} must lie in 0..2^40, 2^40 excluded"

@@ -1,13 +1,19 @@
-"""BLEU (Papineni et al. 2002) of a whole corpus, by coco-caption's own scorer."""
+"""BLEU (Papineni et al. 2002): that of a whole corpus by coco-caption's own scorer, and one that rewards training.
+
+Shapes: B images, K captions scored per image, T words.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
+from math import exp
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
-from captioner.metrics.score import CorpusScore, Floats, Hypotheses, References, check_captions
+from captioner.metrics.score import CorpusScore, Floats, Hypotheses, Ints, References, check_captions
 
 _ORDERS = 4
 # coco-caption adds these to what it divides: nothing guessed is no division by zero, and scores almost nothing.
@@ -57,3 +63,62 @@ def combine_bleu(totals: Floats, order: int) -> Floats:
     ratio = (totals[..., -2] + _TINY) / (totals[..., -1] + _SMALL)
     scores: Floats = 100 * precision * np.exp(np.minimum(0, 1 - 1 / ratio))
     return scores
+
+
+class BleuReward:
+    """BLEU-4 of single captions against references that never change, smoothed.
+
+    Most captions share no four words in a row with a reference; one is added to both counts of a precision of two words
+    and more (Lin & Och 2004, "BLEU+1"), so that what is right of them still counts.
+
+    Parameters
+    ----------
+    references : sequence of sequence of int sequences
+        All references of every image, as numbers of words.
+    """
+
+    def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
+        self._references = references
+
+    def score(self, images: Sequence[int], words: Ints, lengths: Ints) -> Floats:
+        """Score K captions of each of B images.
+
+        Parameters
+        ----------
+        images : sequence of int
+            Which of the references' images, B of them.
+        words : ndarray
+            (B, K, T) numbers of the words; what stands past a caption's length does not matter.
+        lengths : ndarray
+            (B, K), words in every caption, at least one.
+
+        Returns
+        -------
+        ndarray
+            (B, K) BLEU-4, 0 to 1.
+        """
+        scores = np.zeros(lengths.shape)
+        for row, image in enumerate(images):
+            references = self._references[image]
+            given = [len(reference) for reference in references]
+            known: Counter[tuple[int, ...]] = Counter()
+            for reference in references:
+                known |= _ngrams(reference)
+            for place, (caption, length) in enumerate(zip(words[row].tolist(), lengths[row].tolist(), strict=True)):
+                found = _ngrams(caption[:length])
+                matches = [0] * _ORDERS
+                for ngram, count in found.items():
+                    matches[len(ngram) - 1] += min(count, known[ngram])
+                precision = matches[0] / length
+                for order in range(2, _ORDERS + 1):
+                    precision *= (matches[order - 1] + 1) / (max(0, length - order + 1) + 1)
+                brevity = exp(min(0.0, 1 - _closest(given, length) / length))
+                scores[row, place] = brevity * precision ** (1 / _ORDERS)
+        return scores
+
+
+def _ngrams(words: Sequence[int]) -> Counter[tuple[int, ...]]:
+    counts: Counter[tuple[int, ...]] = Counter()
+    for order in range(1, _ORDERS + 1):
+        counts.update(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
+    return counts

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
 from captioner.errors import MetricUnavailableError
-from captioner.metrics.score import CorpusScore, Floats, Hypotheses, References, check_captions, mean_score
+from captioner.metrics.score import CorpusScore, Floats, Hypotheses, Ints, References, check_captions, mean_score
 
 _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0
 _PART = 500  # images
 MOST_WORDS = 55_000  # four of their numbers fit 64 bits
-
-Ints = NDArray[np.int64]
 
 
 def cider_d(references: References, hypotheses: Hypotheses) -> CorpusScore:

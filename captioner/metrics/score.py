@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Combine = Callable[[Floats], Floats]  # totals (..., S) over images -> scores (...)
 References = Sequence[Sequence[Sequence[str]]]  # words of all references of every image
 Hypotheses = Sequence[Sequence[str]]  # words of one caption per image; an empty caption is legal and earns nothing

@@ -1,4 +1,4 @@
-"""Self-critical sequence training: REINFORCE over words, rewarded by CIDEr-D (Rennie et al. 2017)."""
+"""Self-critical sequence training: REINFORCE over words, rewarded by CIDEr-D and BLEU-4 (Rennie et al. 2017)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from captioner.config import DecodingOptions
 from captioner.data.dataset import Batch
 from captioner.decoding import greedy_search, sample_captions
 from captioner.errors import DatasetError
+from captioner.metrics.bleu import BleuReward
 from captioner.metrics.cider import CiderReward
 from captioner.models.attention import EVERYWHERE, expectation
 from captioner.models.decoder import AttentionDecoder
@@ -32,10 +33,10 @@ class SelfCritical(nn.Module):
         1/K sum_k (r(w_k) - b_k) d log p(w_k),
 
     averaged over images. r is CIDEr-D against the image's references, with document frequencies of the train split,
-    the end token counting as a word: without it captions that break off ("a man riding a") score best. b_k is the
-    mean reward of the other K - 1 samples, or the reward of the greedy caption (section 3.2); neither depends on w_k,
-    so the estimator is unbiased. The samples come from the network as it is trained, dropout included; the greedy
-    caption, as in captioning, without.
+    plus `config.bleu` times BLEU-4, the end token counting as a word: without it captions that break off ("a man
+    riding a") score best. b_k is the mean reward of the other K - 1 samples, or the reward of the greedy caption
+    (section 3.2); neither depends on w_k, so the estimator is unbiased. The samples come from the network as it is
+    trained, dropout included; the greedy caption, as in captioning, without.
 
     Under hard attention the locations of a caption are drawn with it, for an image with the probability with which they
     are in `HardAttention`, and share its reward: log p(w_k) is then log p(w_k | s_k) + log p(s_k).
@@ -82,10 +83,11 @@ class SelfCritical(nn.Module):
             for captions in references
         ]
         try:
-            self.reward = CiderReward(encoded, len(numbers))
+            self.cider = CiderReward(encoded, len(numbers))
         except ValueError as error:
             raise DatasetError(f"train split: {error}") from error
-        _check(self.reward, encoded)
+        _check(self.cider, encoded)
+        self.bleu = BleuReward(encoded) if config.bleu else None
 
     def forward(self, decoder: AttentionDecoder, batch: Batch) -> LossOutput:
         """Draw captions of the batch's photos, and rate them."""
@@ -95,9 +97,10 @@ class SelfCritical(nn.Module):
         choose = sampled_for_some(images, self.sampling, device) if self.sampling else expectation
         state = decoder.init_state(batch.features, self.config.samples, choose)
         sampled = sample_captions(decoder.step, state, shape, self.vocabulary, self.max_length, device)
-        rewards = self._rewards(batch.rows, sampled.tokens)
+        scores = self._scores(batch.rows, sampled.tokens)
+        rewards = self._reward(scores)
         if self.config.baseline == "greedy":
-            baseline = self._rewards(batch.rows, self._greedy(decoder, batch.features))
+            baseline = self._reward(self._scores(batch.rows, self._greedy(decoder, batch.features)))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (self.config.samples - 1)
         captions = batch.totals.images * self.config.samples
@@ -108,17 +111,23 @@ class SelfCritical(nn.Module):
         coverage = doubly_stochastic_term(sampled.alpha, real, captions)
         loss = -((rewards - baseline).to(log_probs) * log_probs).sum() / captions + self.doubly_stochastic * coverage
         logs = {
-            "cider": 100 * rewards.sum() / captions,
+            **{name: 100 * score.sum() / captions for name, score in scores.items()},
             "words": real.sum() / captions,
             "doubly_stochastic": coverage,
         }
         return LossOutput(loss, logs)
 
-    def _rewards(self, rows: Sequence[int], tokens: Tensor) -> Tensor:
-        """CIDEr-D (B, K) of captions (B, K, T)."""
+    def _scores(self, rows: Sequence[int], tokens: Tensor) -> dict[str, Tensor]:
+        """Score captions (B, K, T) by all that counts, (B, K) each."""
         words = tokens.cpu().numpy()
         lengths = (words != self.vocabulary.pad).sum(2)
-        return torch.from_numpy(self.reward.score(rows, words, lengths)).to(tokens.device)
+        found = {"cider": self.cider.score(rows, words, lengths)}
+        if self.bleu:
+            found["bleu4"] = self.bleu.score(rows, words, lengths)
+        return {name: torch.from_numpy(score).to(tokens.device) for name, score in found.items()}
+
+    def _reward(self, scores: dict[str, Tensor]) -> Tensor:
+        return scores["cider"] + self.config.bleu * scores["bleu4"] if self.bleu else scores["cider"]
 
     @torch.no_grad()
     def _greedy(self, decoder: AttentionDecoder, features: Tensor) -> Tensor:

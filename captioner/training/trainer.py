@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from captioner.checkpoint import save_checkpoint
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
@@ -131,6 +132,7 @@ class Trainer:
         schedule = _schedule(config, steps_in(data, config))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.average = AveragedModel(model, multi_avg_fn=_moving_average(config.average)) if config.average else None
         self.progress = Progress()
         if resume:
             self.progress = Progress(**put_back(folder / "last", self._stateful(), dataclasses.asdict(self.progress)))
@@ -159,8 +161,8 @@ class Trainer:
                         run_log.write(progress.step, **logs)
                 seconds = time.monotonic() - start
                 self._save_last()  # validation may take long
-                self.model.eval()
-                scores = self.validate(self.model)
+                kept = self._kept().eval()
+                scores = self.validate(kept)
                 progress.epoch, progress.batch = progress.epoch + 1, 0
                 shown = {f"dev/{name}": value for name, value in scores.items()}
                 if run_log:
@@ -170,7 +172,7 @@ class Trainer:
                 if scores[config.select_by] > progress.best_score:
                     progress.best_score, progress.best_epoch = scores[config.select_by], progress.epoch
                     notes = {"recipe": self.recipe.to_dict(), "epoch": progress.epoch, "dev": scores}
-                    self._save("best", dtype=torch.float16, notes=notes)
+                    self._save("best", kept, dtype=torch.float16, notes=notes)
                 self._save_last()
         return progress
 
@@ -252,7 +254,13 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
+        if self.average:
+            self.average.update_parameters(self.model)
         return logs, stop
+
+    def _kept(self) -> ShowAttendTell:
+        """Return what is scored and kept as best: the model, or the average of what it was."""
+        return cast(ShowAttendTell, self.average.module) if self.average else self.model
 
     def _diverged(self, logs: dict[str, Tensor]) -> bool:
         if self.scaler.is_enabled() and torch.isfinite(logs["loss"]):
@@ -275,16 +283,17 @@ class Trainer:
             "scheduler": self.scheduler,
             "scaler": self.scaler,
             "objective": self.objective,
+            **({"average": self.average} if self.average else {}),
         }
 
     def _save_last(self) -> None:
         state = {name: part.state_dict() for name, part in self._stateful().items()}
         state["progress"] = dataclasses.asdict(self.progress)
-        self._save("last", training_state=state, notes={"recipe": self.recipe.to_dict()})
+        self._save("last", self.model, training_state=state, notes={"recipe": self.recipe.to_dict()})
 
-    def _save(self, name: str, **content: Any) -> None:
+    def _save(self, name: str, model: ShowAttendTell, **content: Any) -> None:
         if rank() == 0:
-            save_checkpoint(self.folder / name, self.model, self.vocabulary, **content)
+            save_checkpoint(self.folder / name, model, self.vocabulary, **content)
 
 
 def _optimizer(decoder: nn.Module, fine_tuned: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
@@ -314,6 +323,16 @@ def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     return factor
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Make what moves an average on: the mean of what it has seen at first, so that the start is soon forgotten."""
+
+    @torch.no_grad()
+    def move(averages: list[Tensor], values: list[Tensor], seen: Tensor) -> None:
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + int(seen)) / (10 + int(seen))))
+
+    return move
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

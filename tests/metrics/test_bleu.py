@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
-from nltk.translate.bleu_score import corpus_bleu
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 
 from captioner.data.annotations import DATA_VARIABLE, read_split
-from captioner.metrics.bleu import bleu
+from captioner.metrics.bleu import BleuReward, bleu
 from captioner.recipe import DataConfig
 from captioner.vocabulary import tokenize
 
@@ -40,6 +41,32 @@ def test_equals_another_implementation_on_made_up_words() -> None:
     references = [[sentence() for _ in range(5)] for _ in range(200)]
     hypotheses = [sentence() for _ in range(200)]
     assert _ours(references, hypotheses) == pytest.approx(_nltk(references, hypotheses), abs=1e-5)
+
+
+def test_the_reward_equals_another_implementation() -> None:
+    generator = np.random.default_rng(0)
+    # Repeated words, captions shorter than four, and references of one length below and above.
+    references = [[generator.integers(0, 6, size).tolist() for size in (3, 7, 9, 12)] for _ in range(20)]
+    words = generator.integers(0, 6, (30, 4, 12))
+    lengths = generator.integers(4, 13, (30, 4))
+    images = generator.integers(0, 20, 30).tolist()
+    smoothing = SmoothingFunction().method2
+    expected = [
+        [
+            sentence_bleu(references[image], caption[:length].tolist(), smoothing_function=smoothing)
+            for caption, length in zip(words[row], lengths[row], strict=True)
+        ]
+        for row, image in enumerate(images)
+    ]
+    found = BleuReward(references).score(images, words, lengths)
+    assert found == pytest.approx(np.array(expected))
+    assert found.min() < 0.25 < 0.6 < found.max()
+
+
+def test_the_reward_of_a_short_caption_worked_out_by_hand() -> None:
+    # One of one word, and one of one for each longer n-gram that it lacks; one word where two are the closest.
+    found = BleuReward([[[1, 2], [3, 4, 5]]]).score([0], np.array([[[1, 9], [9, 9]]]), np.array([[1, 1]]))
+    assert found == pytest.approx(np.array([[np.exp(-1), 0]]))
 
 
 @pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")

@@ -39,8 +39,8 @@ def launch(workplace: Path, run: str, *options: str, processes: int = 1, fresh: 
     return start_program(workplace, *command, fresh=fresh)
 
 
-def weights(workplace: Path, run: str) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = safetensors.torch.load_file(workplace / run / "last" / "model.safetensors")
+def weights(workplace: Path, run: str, checkpoint: str = "last") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = safetensors.torch.load_file(workplace / run / checkpoint / "model.safetensors")
     return found
 
 
@@ -190,18 +190,22 @@ def test_a_stage_the_encoder_does_not_have_is_refused(workplace: Path) -> None:
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("baseline", ["others", "greedy"])
-def test_self_critical_training_goes_on_from_a_checkpoint_and_raises_the_reward(workplace: Path, baseline: str) -> None:
+@pytest.mark.parametrize(("baseline", "bleu"), [("others", 0.0), ("greedy", 2.0)])
+def test_self_critical_training_goes_on_from_a_checkpoint_and_raises_the_reward(
+    workplace: Path, baseline: str, bleu: float
+) -> None:
     write_recipe(workplace, epochs=3, learning_rate=0.02)
     finish(launch(workplace, "first"))
     extra = 'objective = "self_critical"\nstart = "first/best"\nselect_by = "cider"'
-    write_recipe(
-        workplace, epochs=30, extra=extra, seed=f'5\n[train.self_critical]\nbaseline = "{baseline}"', **NO_DROPOUT
-    )
+    rewarded = f'5\n[train.self_critical]\nbaseline = "{baseline}"\nbleu = {bleu}'
+    write_recipe(workplace, epochs=30, extra=extra, seed=rewarded, **NO_DROPOUT)
     finish(launch(workplace, "second"))
-    rewards = [row["train/cider"] for row in metrics(workplace / "second") if "train/cider" in row]
-    assert len(rewards) == 180
-    assert sum(rewards[-12:]) > 1.15 * sum(rewards[:12])
+    steps = [row for row in metrics(workplace / "second") if "train/cider" in row]
+    assert len(steps) == 180
+    assert ("train/bleu4" in steps[0]) == bool(bleu)
+    for name in ("train/cider", *["train/bleu4"] * bool(bleu)):
+        rewards = [row[name] for row in steps]
+        assert sum(rewards[-12:]) > 1.15 * sum(rewards[:12])
     _, before = load_checkpoint(workplace / "first" / "best")
     _, after = load_checkpoint(workplace / "second" / "best")
     assert before.words == after.words
@@ -221,7 +225,7 @@ def test_a_start_that_is_another_model_is_refused(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "extra", "data"),
     [
-        (signal.SIGTERM, "fine_tune_from = 5", {}),
+        (signal.SIGTERM, "fine_tune_from = 5\naverage = 0.9", {}),
         (signal.SIGINT, 'features = "computed"\nfine_tune_from = 5', {"views": "1"}),
     ],
 )
@@ -244,7 +248,8 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_it_had_not(
     state = torch.load(workplace / "stopped" / "last" / "training_state.pt", weights_only=True)
     assert state["progress"]["step"] == len(losses(workplace, "stopped"))
     finish(launch(workplace, "stopped", "--resume"))
-    assert furthest(weights(workplace, "whole"), weights(workplace, "stopped")) == 0
+    for checkpoint in ("last", "best"):
+        assert furthest(weights(workplace, "whole", checkpoint), weights(workplace, "stopped", checkpoint)) == 0
     assert losses(workplace, "whole") == losses(workplace, "stopped")
 
 

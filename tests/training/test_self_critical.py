@@ -82,7 +82,7 @@ def every_caption(
 
 
 def reward(objective: SelfCritical, caption: list[int]) -> float:
-    return float(objective.reward.score([0], np.array([[caption]]), np.array([[len(caption)]]))[0, 0])
+    return float(objective.cider.score([0], np.array([[caption]]), np.array([[len(caption)]]))[0, 0])
 
 
 def gradient(decoder: AttentionDecoder, loss: Tensor) -> Tensor:

@@ -192,6 +192,34 @@ def test_views_turn_with_the_epochs_also_after_a_resumption(workplace: Path, mon
     assert seen == [1] * (6 - done) + [2] * 6
 
 
+def test_what_is_kept_as_best_is_the_average_of_the_weights(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = "average = 0.9\nfine_tune_from = 5\nencoder_learning_rate = 1e-2"
+    write_recipe(workplace, epochs=1, images_per_batch=1, extra=extra)
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
+    names = ["decoder.lstm_word.weight", "encoder.network.conv5.0.weight", "encoder.network.conv1.0.weight"]
+    seen: list[dict[str, torch.Tensor]] = []
+    step = Trainer._step
+
+    def spy(self: Trainer, parts: list[Batch], requests: list[int]) -> object:
+        result = step(self, parts, requests)
+        seen.append({name: self.model.state_dict()[name].clone() for name in names})
+        return result
+
+    monkeypatch.setattr(Trainer, "_step", spy)
+    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 0
+    best = load_checkpoint(workplace / "run" / "best")[0].state_dict()
+    last = load_checkpoint(workplace / "run" / "last")[0].state_dict()
+    for name in names:
+        average = seen[0][name]
+        for number, weights in enumerate(seen[1:], 1):
+            average = torch.lerp(average, weights[name], 1 - min(0.9, (1 + number) / (10 + number)))
+        assert torch.allclose(best[name], average, rtol=1e-3, atol=1e-6)  # half precision
+        assert torch.equal(last[name], seen[-1][name])
+    for name in names[:2]:
+        assert float((best[name] - last[name]).abs().max()) > 1e-3
+
+
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
