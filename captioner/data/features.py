@@ -25,6 +25,7 @@ from captioner.data.photos import Photos
 from captioner.errors import DatasetError
 from captioner.files import cannot_write, lock, replacing, write_all
 from captioner.models.encoder import FrozenPart, ImageEncoder
+from captioner.models.inference import quickened
 from captioner.plain_json import parse_json
 from captioner.prefetch import map_ahead
 from captioner.progress import Bar
@@ -148,7 +149,7 @@ class FeatureStore:
                     file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
                     bar = Bar(total=len(photos), initial=done, desc=label)
                     with bar, torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                        _append(file, photos, done, view, encoder, device, bar)
+                        _append(file, photos, done, view, quickened(encoder), device, bar)
         return cls(folder)
 
 
