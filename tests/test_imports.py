@@ -25,6 +25,7 @@ ORDER = [
     "models.weights",
     "models.inference",
     "models.cutting",
+    "models.depthwise",
     "models.backbones",
     "models.encoder",
     "models.attention",

@@ -17,6 +17,7 @@ from captioner.config import EncoderConfig, PreprocessingConfig
 from captioner.errors import CaptionerError
 from captioner.models.backbones import build_backbone, load_weights, read_weights
 from captioner.models.cutting import cut
+from captioner.models.depthwise import quicken_training
 
 # Of a batch, what a CPU takes at once: activations of more are too large for its caches and for malloc to keep.
 _CPU_PIXELS = 4 * 384**2
@@ -101,6 +102,7 @@ class ImageEncoder(nn.Module):
         chosen = self._from_stage(stage)
         for parameter in chosen.values():
             parameter.requires_grad_(True)
+        quicken_training(self.network)
         return list(chosen.values())
 
     def cut(self, stage: int) -> FrozenPart:

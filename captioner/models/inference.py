@@ -21,7 +21,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Say whether a module is one node of the graph."""
-        return type(m) in CONVOLUTIONS + NORMS or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, CONVOLUTIONS + NORMS) or super().is_leaf_module(m, module_qualified_name)
 
 
 Part = TypeVar("Part", bound=nn.Module)
