@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import model_card, models
 from app.layout import plain
+from captioner import description
 
 
 def show() -> None:
@@ -26,7 +27,7 @@ def show() -> None:
     checkpoint = checkpoints[str(name)]
     side, text = st.columns([1, 2], gap="large")
     with side, st.container(key="facts"):
-        facts = model_card.facts(checkpoint)
+        facts = description.facts(checkpoint)
         st.table(
             {"": list(facts), " ": [plain(fact) for fact in facts.values()]}, border="horizontal", hide_header=True
         )
@@ -39,7 +40,7 @@ def show() -> None:
 
 
 def _show_own(checkpoint: Path) -> None:
-    history = model_card.history(checkpoint)
+    history = description.history(checkpoint)
     st.markdown(f"A checkpoint of your own, {plain(str(checkpoint))}. {plain(history.account)}")
     if history.scores:
         st.markdown("What it scored on the dev photos while it was trained:")

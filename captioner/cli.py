@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from captioner.batch.command import SOME_FAILED
 from captioner.batch.command import add_parser as add_caption_parser
-from captioner.ending import OK, run_to_end, standard_output
+from captioner.checkpoint_files import BUNDLED
+from captioner.ending import FATAL, OK, run_to_end, standard_output
 from captioner.serve import add_parser as add_app_parser
 
 
@@ -22,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         ended by SIGTERM and with the terminal.
     """
     parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
+    parser.add_argument("--version", action="version", version=f"captioner {metadata.version('captioner')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_caption_parser(commands)
     add_app_parser(commands)
@@ -42,6 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     check.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file; see recipes/ and docs/data.md")
     check.set_defaults(run=_check)
+    info = commands.add_parser("info", help="say what a checkpoint is and how it was trained")
+    info.add_argument(
+        "checkpoint",
+        nargs="?",
+        type=Path,
+        default=BUNDLED,
+        metavar="CHECKPOINT",
+        help="its folder (default: the bundled model)",
+    )
+    info.set_defaults(run=_info)
+    doctor = commands.add_parser("doctor", help="look the installation and the machine over, and time a caption")
+    doctor.set_defaults(run=_examine)
     options = parser.parse_args(arguments)
     return run_to_end("captioner", lambda: int(options.run(options)))
 
@@ -66,3 +81,30 @@ def _check(arguments: argparse.Namespace) -> int:
         # Names of photos need not be text.
         print(str(report).encode(errors="backslashreplace").decode())
     return SOME_FAILED if report.problems else OK
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from captioner.description import facts, history
+
+    found = {"Checkpoint": str(arguments.checkpoint), **facts(arguments.checkpoint)}
+    past = history(arguments.checkpoint)
+    found |= {"Training": past.account or "nothing is told of it"}
+    found |= {f"{name} on dev": f"{value:.2f}" for name, value in past.scores.items()}
+    width = max(map(len, found))
+    with standard_output() as out:
+        for name, value in found.items():
+            # Names of folders need not be text.
+            line = f"{name:<{width}}  {value}"
+            print(line.encode(errors="backslashreplace").decode(), file=out)
+    return OK
+
+
+def _examine(arguments: argparse.Namespace) -> int:
+    from captioner.doctor import examine
+
+    wrong = False
+    with standard_output() as out:
+        for finding in examine():
+            print(finding, file=out, flush=True)
+            wrong = wrong or finding.mark == "WRONG"
+    return FATAL if wrong else OK

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+import captioner
+from captioner import doctor
 from captioner.cli import main
 
 
@@ -40,3 +44,66 @@ def test_a_data_set_is_checked_before_training(
     assert captured.err.startswith(f"captioner: {flickr_folder}: no dev split: looked for Flickr_8k.devImages.txt")
     assert not captured.out
     assert main(["data", "check", str(tmp_path / "none.toml")]) == 1
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"captioner {captioner.__version__}\n"
+
+
+def test_info_says_what_a_checkpoint_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["info"]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    found = {name: value.strip() for name, value in lines.items()}
+    assert found["Encoder"] == "efficientnet_lite2"
+    assert found["Attention"] == "soft"
+    assert found["Training"].startswith(
+        "Trained on flickr8k by self-critical training from runs/flickr8k-soft-finetune"
+    )
+    assert float(found["CIDEr-D on dev"]) > 60
+    assert main(["info", str(tmp_path / "none")]) == 1
+    captured = capsys.readouterr()
+    assert f"{tmp_path / 'none'}: no checkpoint there" in captured.err
+    assert not captured.out
+
+
+def test_info_needs_no_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "captioner", "info"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "SHA-256" in result.stdout
+    assert not any(name in result.stderr for name in ("torch", "numpy", "PIL"))
+
+
+def test_the_doctor_finds_nothing_wrong_where_all_is_right(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CAPTIONER_DATA", raising=False)
+    assert main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    assert f"ok     torch {metadata.version('torch')}\n" in report
+    assert re.search(r"^ok     bundled model flickr8k-soft: a caption takes \d+ ms on ", report, re.M)
+    assert re.search(r"^ok     bundled model flickr8k-hard: a caption takes \d+ ms on ", report, re.M)
+    assert "--     CAPTIONER_DATA: not set" in report
+    assert "WRONG" not in report
+
+
+def test_the_doctor_names_what_is_wrong_and_the_cure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CAPTIONER_DATA", str(tmp_path / "moved"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "BUNDLED", tmp_path / "damaged")
+    (tmp_path / "damaged").mkdir()
+    needs = ["torch>=99", "absent-package>=1", "pillow", "ray>=2; extra == 'ray'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: needs)
+    assert main(["doctor"]) == 1
+    report = capsys.readouterr().out
+    assert f"WRONG  torch {metadata.version('torch')}: it must be >=99; pip install -r requirements.txt\n" in report
+    assert "WRONG  absent-package: not installed; pip install -r requirements.txt\n" in report
+    assert f"ok     pillow {metadata.version('pillow')}\n" in report
+    assert "ray" not in report.replace("array", "")
+    assert "--     Java: not found, so METEOR and SPICE are left out of scores\n" in report
+    assert f"WRONG  CAPTIONER_DATA = {str(tmp_path / 'moved')!r}: no such folder" in report
+    assert "WRONG  bundled model damaged: " in report

@@ -34,6 +34,7 @@ ORDER = [
     "decoding",
     "checkpoint_files",
     "checkpoint",
+    "description",
     "data.files",
     "data.readers",
     "data.annotations",
@@ -87,6 +88,7 @@ ORDER = [
     "batch.run",
     "batch.command",
     "serve",
+    "doctor",
     "cli",
     "__main__",
 ]

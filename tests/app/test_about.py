@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from app import model_card
+from captioner import description
 from captioner.checkpoint_files import BUNDLED
 from captioner.errors import CheckpointError
 
@@ -106,7 +107,7 @@ def test_where_the_model_looked_is_never_why() -> None:
 
 def test_the_facts_are_those_of_the_files() -> None:
     weights = (BUNDLED / "model.safetensors").read_bytes()
-    assert model_card.facts(BUNDLED) == {
+    assert description.facts(BUNDLED) == {
         "Encoder": "efficientnet_lite2",
         "Input": "384 × 384 pixels",
         "Grid": "12 × 12 cells",
@@ -125,7 +126,7 @@ def test_the_facts_are_those_of_the_files() -> None:
 def test_what_a_recipe_leaves_to_the_encoder_is_said(own: Path) -> None:
     model = json.loads((own / "config.json").read_text())["model"]
     change(own, model=model | {"encoder": {"name": "resnet18"}})
-    facts = model_card.facts(own)
+    facts = description.facts(own)
     assert (facts["Encoder"], facts["Input"], facts["Grid"]) == ("resnet18", "the encoder's own", "the encoder's own")
     assert facts["Weights"] == "2.1 MB"
 
@@ -168,14 +169,14 @@ def test_a_checkpoint_may_tell_nothing_of_its_training(
 def test_a_broken_checkpoint_is_named(own: Path) -> None:
     change(own, model={"encoder": {}})
     with pytest.raises(CheckpointError, match=r"config\.json: "):
-        model_card.facts(own)
+        description.facts(own)
     (own / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
-        model_card.facts(own)
+        description.facts(own)
     shutil.copy(BUNDLED / "config.json", own)
     (own / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
-        model_card.facts(own)
+        description.facts(own)
 
 
 def test_the_bundled_models_are_known_by_their_folder() -> None:

@@ -23,10 +23,10 @@ import safetensors.torch
 import torch
 
 import train
-from app.model_card import facts, history
 from captioner.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from captioner.checkpoint_files import CONFIG, TRAINING, VOCABULARY, WEIGHTS, read_config
 from captioner.config import EncoderConfig
+from captioner.description import facts, history
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.models.encoder import ImageEncoder
 from captioner.pipeline import Captioner
