@@ -1,0 +1,164 @@
+"""Every command and every snippet of the documents: run if it is quick, else at least understood by what it calls.
+
+A block of commands is run by bash with stand-ins for the programs, which write down what they were called with. Loops,
+variables and continued lines are bash's own that way, and what the real programs make of their arguments is looked at
+afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import evaluate
+import train
+from captioner import cli
+from captioner.recipe import Recipe
+from tests.training.runs import ROOT
+
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = {"captioner", "python", "pytest", "torchrun", "tensorboard", "pip-audit", "pre-commit"}
+# Of the machine: they are not run, and what they are called with is their own business.
+OTHERS = {"make", "pip", "docker", "unzip", "awk", "find", "sed", "cat", "ls", "gnu-time"}
+HARMLESS = {"basename", "mkdir"}
+STAND_IN = '#!/bin/bash\nprintf "%s\\x1f" "${0##*/}" "$@" >> "$CALLS"; printf "\\x1e" >> "$CALLS"\n'
+MAKE = re.compile(r"^([a-z-]+):", re.M)
+
+
+class Block(NamedTuple):
+    """A fenced block of a document."""
+
+    document: Path
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(language: str) -> Iterator[Block]:
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for found in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.M | re.S):
+            yield Block(document, text.count("\n", 0, found.start()) + 1, found[1])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A clone, as far as names go, in which programs do nothing but write down how they were called."""
+    place = tmp_path / "clone"
+    for folder in (place / ".venv" / "bin", tmp_path / "bin"):
+        folder.mkdir(parents=True)
+        for name in PROGRAMS | (OTHERS if folder.parent == tmp_path else set()):
+            (folder / name).write_text(STAND_IN)
+            (folder / name).chmod(0o755)
+    for path in ROOT.iterdir():
+        if not path.name.startswith(".") and path.name not in {"runs", "cache"}:
+            (place / path.name).symlink_to(path)
+    for name in HARMLESS | {"bash"}:
+        (tmp_path / "bin" / name).symlink_to(f"/bin/{name}")
+    return place
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_commands(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = place.parent / "calls"
+    calls.touch()
+    environment = {"PATH": str(place.parent / "bin"), "CALLS": str(calls), "HOME": str(place)}
+    # A path of the machine is an example's; the programs of /usr/bin are stand-ins, too.
+    text = block.text.replace("/path/to/data", str(place.parent / "data")).replace("/usr/bin/time", "gnu-time")
+    done = subprocess.run(["/bin/bash", "-euc", text], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    called = [call.split("\x1f")[:-1] for call in calls.read_text().split("\x1e")[:-1]]
+    assert called
+    monkeypatch.chdir(place)
+    for program, *arguments in called:
+        understand(program, arguments, monkeypatch)
+
+
+def understand(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if program == "gnu-time":
+        program, arguments = Path(arguments[1]).name, arguments[2:]
+    if program == "torchrun":
+        start = arguments.index("train.py")
+        program, arguments = "python", arguments[start:]
+    if program == "make":
+        assert set(arguments) <= set(MAKE.findall((ROOT / "Makefile").read_text()))
+    if program == "python" and arguments[0] == "-m":
+        program, arguments = arguments[1], arguments[2:]
+    if program == "captioner":
+        parse(cli.main, arguments, monkeypatch)
+    elif program == "pytest":
+        assert all((ROOT / argument).exists() for argument in arguments if argument.startswith("tests/"))
+    elif program == "python" and arguments[0] != "-c":
+        script, arguments = arguments[0], arguments[1:]
+        assert (ROOT / script).is_file()
+        known = {"train.py": train.main, "evaluate.py": evaluate.main}
+        if script in known:
+            parse(known[script], arguments, monkeypatch)
+        elif arguments:
+            monkeypatch.setattr(sys, "argv", [script, *arguments])
+            parse(lambda _: runpy.run_path(str(ROOT / script), run_name="__main__"), arguments, monkeypatch)
+    for argument in arguments:
+        if re.match(r"(recipes|benchmarks|docs|examples|captioner)/", argument):
+            assert (ROOT / argument).exists(), argument
+        if argument.startswith("recipes/"):
+            Recipe.read(ROOT / argument)
+
+
+class Parsed(Exception):  # noqa: N818
+    """The program has understood its arguments, and would begin."""
+
+
+def parse(main: Any, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a program read its arguments, and no more; wrong ones are a SystemExit."""
+    whole = argparse.ArgumentParser.parse_args
+
+    def and_no_more(*given: Any, **named: Any) -> None:
+        whole(*given, **named)
+        raise Parsed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", and_no_more)
+        with pytest.raises(Parsed):
+            main(arguments)
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if "```python\n" in path.read_text(encoding="utf-8")], ids=lambda p: p.name
+)
+def test_snippets(document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of a document are run one after the other, as a reader would."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("examples", "captioner"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        if block.document == document:
+            code = compile("\n" * block.line + block.text, str(document), "exec")
+            exec(code, names)
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_settings(block: Block) -> None:
+    values = tomllib.loads(block.text)
+    Recipe.from_dict({"encoder": {"name": "resnet18"}, **values})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_files_named_are_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    named = re.findall(r"`((?:captioner|app|docs|recipes|tests|benchmarks|examples)/[\w./-]+)`", text)
+    absent = [link for link in links if not (document.parent / link).exists()]
+    absent += [name for name in named if not (ROOT / name).exists()]
+    assert not absent
