@@ -30,7 +30,7 @@ PROGRAMS = {"captioner", "python", "pytest", "torchrun", "tensorboard", "pip-aud
 # Of the machine: they are not run, and what they are called with is their own business.
 OTHERS = {"make", "pip", "docker", "unzip", "awk", "find", "sed", "cat", "ls", "gnu-time"}
 HARMLESS = {"basename", "mkdir"}
-STAND_IN = '#!/bin/bash\nprintf "%s\\x1f" "${0##*/}" "$@" >> "$CALLS"; printf "\\x1e" >> "$CALLS"\n'
+STAND_IN = '#!/bin/bash\nprintf "%s\\x1f" "${0##*/}" "$@" >> "$CALLS"; printf "\\x1e" >> "$CALLS"; echo answer\n'
 MAKE = re.compile(r"^([a-z-]+):", re.M)
 
 
@@ -69,11 +69,11 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+@pytest.mark.parametrize("block", [*blocks("sh")], ids=str)
 def test_commands(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = place.parent / "calls"
     calls.touch()
-    environment = {"PATH": str(place.parent / "bin"), "CALLS": str(calls), "HOME": str(place)}
+    environment = {"PATH": str(place.parent / "bin"), "CALLS": str(calls), "CAPTIONER_DATA": str(place.parent / "data")}
     # A path of the machine is an example's; the programs of /usr/bin are stand-ins, too.
     text = block.text.replace("/path/to/data", str(place.parent / "data")).replace("/usr/bin/time", "gnu-time")
     done = subprocess.run(["/bin/bash", "-euc", text], cwd=place, env=environment, capture_output=True, text=True)
@@ -148,7 +148,7 @@ def test_snippets(document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             exec(code, names)
 
 
-@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+@pytest.mark.parametrize("block", [*blocks("toml")], ids=str)
 def test_settings(block: Block) -> None:
     values = tomllib.loads(block.text)
     Recipe.from_dict({"encoder": {"name": "resnet18"}, **values})
