@@ -20,12 +20,12 @@ from captioner.data.annotations import CaptionedImage, read_split
 from captioner.data.dataset import CaptionDataset, Source
 from captioner.data.features import FeatureStore, StoredViews, fingerprint
 from captioner.data.photos import Photos
+from captioner.devices import choose_device
 from captioner.ending import exit_code, stoppable, tell
 from captioner.errors import CaptionerError
 from captioner.files import sole_use
 from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import choose_device
 from captioner.recipe import DataConfig, Recipe, TrainConfig
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.distributed import join, leave, own_device, processes, rank

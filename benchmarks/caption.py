@@ -35,11 +35,12 @@ from torch.nn import functional
 from captioner.checkpoint import load_checkpoint, save_checkpoint
 from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
+from captioner.devices import Precision, choose_device
 from captioner.errors import CaptionerError
 from captioner.images import load_image
 from captioner.models.decoder import AttentionDecoder
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import Captioner, Photo, Precision, choose_device
+from captioner.pipeline import Captioner, Photo
 from captioner.vocabulary import Vocabulary, detokenize
 
 ROOT = Path(__file__).parent.parent

@@ -20,9 +20,9 @@ from captioner.checkpoint_files import BUNDLED
 from captioner.data.annotations import read_split
 from captioner.data.dataset import Batch, CaptionDataset
 from captioner.data.photos import Photos
+from captioner.devices import choose_device
 from captioner.errors import CaptionerError
 from captioner.models.decoder import AttentionDecoder
-from captioner.pipeline import choose_device
 from captioner.recipe import DataConfig, HardAttentionConfig, Recipe
 from captioner.training.hard_attention import HardAttention
 

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, too, it is
 from benchmarks.made_up import CAPTIONS, captioned, vocabulary
 from captioner.config import ModelConfig
 from captioner.data.dataset import Batch, Totals
+from captioner.devices import choose_device
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import choose_device
 from captioner.recipe import Recipe
 from captioner.training.self_critical import SelfCritical
 

@@ -36,9 +36,9 @@ from benchmarks.made_up import captioned, vocabulary, write_store
 from captioner.config import DecoderConfig, ModelConfig
 from captioner.data.dataset import Batch, CaptionDataset, Totals
 from captioner.data.features import FeatureStore, StoredViews
+from captioner.devices import choose_device
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import choose_device
 from captioner.recipe import Recipe
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.trainer import Trainer

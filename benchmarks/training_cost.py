@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # where train.py is
 from captioner.config import ModelConfig
 from captioner.data.annotations import list_split
 from captioner.data.dataset import CaptionDataset, bucketed_batches
+from captioner.devices import choose_device
 from captioner.errors import CaptionerError
 from captioner.images import load_image, preprocess
 from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import choose_device
 from captioner.recipe import DataConfig, Recipe
 from captioner.training.trainer import Trainer
 from captioner.vocabulary import Vocabulary

@@ -77,7 +77,7 @@ def _devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from captioner.pipeline import choose_device, choose_precision
+        from captioner.devices import choose_device, choose_precision
     except (ImportError, OSError) as error:
         yield Finding("WRONG", f"torch cannot be imported ({error}); pip install -r requirements.txt")
         return

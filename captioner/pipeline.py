@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,18 +19,17 @@ from torch import Tensor
 from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import BUNDLED
 from captioner.config import END, DecodingOptions
-from captioner.decoding import beam_search, sample_search
+from captioner.devices import Precision, choose_device, choose_precision
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.hypotheses import Hypothesis
 from captioner.images import ImageSource, load_pixels, seen_region
-from captioner.models.attention import EVERYWHERE, Choice, argmax, expectation, sample
-from captioner.models.decoder import AttentionDecoder
-from captioner.models.inference import fold_batch_norm, slice_same
+from captioner.models.attention import EVERYWHERE
+from captioner.models.inference import quicken
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
+from captioner.search import encode_prefix, search
 from captioner.vocabulary import Vocabulary, detokenize
 
-Precision = Literal["auto", "float32", "bfloat16"]
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
 _CPU_BATCH, _GPU_BATCH = 32, 128  # photos searched at once, by each core or by the whole GPU
@@ -171,8 +170,7 @@ class Captioner:
         """
         where = choose_device(device)
         model, vocabulary = load_checkpoint(Path(checkpoint or BUNDLED))
-        fold_batch_norm(model.encoder.network)
-        slice_same(model.encoder.network)
+        quicken(model.encoder.network)
         return cls(model.to(where, choose_precision(precision, where)), vocabulary)
 
     def caption(self, image: ImageSource, options: DecodingOptions | None = None) -> Caption:
@@ -355,105 +353,3 @@ def _compute_alone(others: int) -> None:
     thread = threading.Thread(target=torch.set_num_threads, args=(others,))
     thread.start()
     thread.join()
-
-
-def search(
-    decoder: AttentionDecoder, features: Tensor, vocabulary: Vocabulary, options: DecodingOptions
-) -> list[list[Hypothesis]]:
-    """Search captions of a batch of features (B, L, D): per image its hypotheses, best first.
-
-    Raises
-    ------
-    CaptionerError
-        If the model's numbers are no probabilities.
-    """
-    images, device = len(features), features.device
-    prefix = encode_prefix(options, vocabulary)
-    generator = generator_of(options, device)
-    with torch.inference_mode():
-        state = decoder.init_state(features, options.beam_size, choice_of(options, generator))
-    if options.temperature:
-        found = sample_search(decoder.step, state, images, vocabulary, options, device, generator, prefix)
-    else:
-        found = beam_search(decoder.step, state, images, vocabulary, options, device, prefix)
-    if not all(found):
-        raise CaptionerError(
-            "the model gives no word a probability, its numbers overflow; get a whole copy of the checkpoint, or "
-            "choose precision = 'float32'"
-        )
-    return found
-
-
-def encode_prefix(options: DecodingOptions, vocabulary: Vocabulary) -> list[int]:
-    """Turn the words that captions are to begin with into tokens, "." into the end token.
-
-    Raises
-    ------
-    CaptionerError
-        If the vocabulary lacks one.
-    """
-    tokens = [vocabulary.eos if word == END else vocabulary.encode([word])[0] for word in options.prefix]
-    never = (vocabulary.pad, vocabulary.bos, vocabulary.unk)
-    lacking = [word for word, token in zip(options.prefix, tokens, strict=True) if token in never]
-    if lacking:
-        raise CaptionerError(
-            f"prefix has words that the model does not know: {', '.join(map(repr, dict.fromkeys(lacking)))}; "
-            "choose others, in lower case and clitics apart (man 's)"
-        )
-    return tokens
-
-
-def generator_of(options: DecodingOptions, device: torch.device) -> torch.Generator:
-    """Make the one source of all that a search draws, words and locations, lest they go by the same numbers."""
-    return torch.Generator(device).manual_seed(options.seed)
-
-
-def choice_of(options: DecodingOptions, generator: torch.Generator) -> Choice:
-    """Turn the name of a context into what makes it."""
-    choices: dict[str, Choice] = {
-        "expectation": expectation,
-        "argmax": argmax,
-        "sample": partial(sample, generator=generator),
-    }
-    return choices[options.context]
-
-
-def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """Turn `auto`, `float32` or `bfloat16` into a type; `auto` is bfloat16 where the device multiplies it faster.
-
-    Raises
-    ------
-    CaptionerError
-        If it is none of them.
-    """
-    if name not in get_args(Precision):
-        raise CaptionerError(f"precision = {name!r} must be one of {', '.join(get_args(Precision))}")
-    if name != "auto":
-        return cast(torch.dtype, getattr(torch, name))
-    if device.type == "cuda":
-        fast = torch.cuda.get_device_properties(device).major >= 8
-    else:
-        units = torch.cpu.get_capabilities()
-        # The units alone are of no use without a library that has kernels for them.
-        native = any(units.get(unit) for unit in ("amx_bf16", "avx512_bf16", "bf16"))
-        fast = native and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return torch.bfloat16 if fast else torch.float32
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there.
-
-    Raises
-    ------
-    CaptionerError
-        If it is not.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    # torch answers an unknown or absent device with errors of several types.
-    except Exception as error:
-        raise CaptionerError(f"device = {name!r} cannot be used ({error}); try cpu") from error
-    return device

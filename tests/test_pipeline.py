@@ -15,10 +15,11 @@ from PIL import Image
 
 from captioner.checkpoint_files import BUNDLED
 from captioner.config import END, DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
+from captioner.devices import choose_precision
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.metrics.attention import movement
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import Caption, Captioner, _batches, _compute_alone, choose_precision
+from captioner.pipeline import Caption, Captioner, _batches, _compute_alone
 from captioner.vocabulary import Vocabulary
 from tests.conftest import EXAMPLES, noise_photo
 

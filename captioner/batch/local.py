@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.records import outcome
-from captioner.pipeline import Captioner, Precision
+from captioner.devices import Precision
+from captioner.pipeline import Captioner
 
 
 def run_local(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:

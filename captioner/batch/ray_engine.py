@@ -17,7 +17,8 @@ from captioner.batch.records import outcome
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
-    from captioner.pipeline import Captioner, Precision
+    from captioner.devices import Precision
+    from captioner.pipeline import Captioner
 
 # What an actor is handed at once, and answers at once. Fewer, and handing out would set the pace, and a GPU would stand
 # still while the first photos are read; more, and a killed actor would have more to do again.

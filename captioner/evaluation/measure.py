@@ -22,9 +22,10 @@ from captioner.evaluation.perplexity import reference_log_probs
 from captioner.evaluation.scores import COMBINE, ENTROPY, MOVEMENT, PERPLEXITY, fall_statistics, object_statistics
 from captioner.metrics.attention import entropy, movement
 from captioner.metrics.score import CorpusScore
-from captioner.pipeline import Caption, Captioner, Photo, choice_of, generator_of
+from captioner.pipeline import Caption, Captioner, Photo
 from captioner.prefetch import map_ahead
 from captioner.progress import Bar
+from captioner.search import choice_of, generator_of
 from captioner.vocabulary import tokenize
 
 log = logging.getLogger(__name__)

@@ -30,10 +30,14 @@ Part = TypeVar("Part", bound=nn.Module)
 def quickened(encoder: Part) -> Part:
     """Copy an encoder, or its frozen part, as one that gives the same features sooner and cannot be trained."""
     quick = copy.deepcopy(encoder)
-    network = cast(nn.Module, quick.network)
+    quicken(cast(nn.Module, quick.network))
+    return quick
+
+
+def quicken(network: nn.Module) -> None:
+    """Let a network, in place, give the same sooner, once it is no longer trained."""
     fold_batch_norm(network)
     slice_same(network)
-    return quick
 
 
 @torch.no_grad()

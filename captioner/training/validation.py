@@ -13,8 +13,8 @@ from captioner.errors import DatasetError
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import cider_d
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import search
 from captioner.prefetch import map_ahead
+from captioner.search import search
 from captioner.training.distributed import gather, share
 from captioner.vocabulary import Vocabulary, tokenize
 

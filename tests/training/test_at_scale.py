@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 import train
-from captioner import pipeline
 from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import read_config
 from captioner.models.encoder import ImageEncoder
 from captioner.recipe import Recipe
+from captioner.search import search
 from captioner.training import validation
 from tests.training.runs import TORCHRUN, TRAIN, Run, start_program
 from tests.training.test_training import finish, metrics, start, wait_for_step, workplace, write_recipe
@@ -168,9 +168,8 @@ def test_dev_photos_are_seen_as_they_are(workplace: Path, monkeypatch: pytest.Mo
     ):
         write_recipe(workplace, epochs=1, learning_rate=1e-12, **settings)  # type: ignore[arg-type]
         seen: list[Tensor] = []
-        search = pipeline.search
 
-        def spy(decoder: Any, features: Tensor, *rest: Any, seen: list[Tensor] = seen, search: Any = search) -> Any:
+        def spy(decoder: Any, features: Tensor, *rest: Any, seen: list[Tensor] = seen) -> Any:
             seen.append(features)
             return search(decoder, features, *rest)
 
