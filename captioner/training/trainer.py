@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -14,12 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from captioner.checkpoint import save_checkpoint
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
@@ -132,7 +132,7 @@ class Trainer:
         schedule = _schedule(config, steps_in(data, config))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.average = AveragedModel(model, multi_avg_fn=_moving_average(config.average)) if config.average else None
+        self.average = copy.deepcopy(model) if config.average else None
         self.progress = Progress()
         if resume:
             self.progress = Progress(**put_back(folder / "last", self._stateful(), dataclasses.asdict(self.progress)))
@@ -255,12 +255,20 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self._move(self.average)
         return logs, stop
+
+    @torch.no_grad()
+    def _move(self, average: ShowAttendTell) -> None:
+        # The mean of what it has seen at first, so that the start is soon forgotten. What is frozen is left as it is.
+        kept = min(self.recipe.train.average, (1 + self.progress.step) / (10 + self.progress.step))
+        pairs = [(a, p) for a, p in zip(average.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
+        averages, values = map(list, zip(*pairs, strict=True))
+        torch._foreach_lerp_(averages, values, 1 - kept)
 
     def _kept(self) -> ShowAttendTell:
         """Return what is scored and kept as best: the model, or the average of what it was."""
-        return cast(ShowAttendTell, self.average.module) if self.average else self.model
+        return self.average or self.model
 
     def _diverged(self, logs: dict[str, Tensor]) -> bool:
         if self.scaler.is_enabled() and torch.isfinite(logs["loss"]):
@@ -323,16 +331,6 @@ def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     return factor
-
-
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Make what moves an average on: the mean of what it has seen at first, so that the start is soon forgotten."""
-
-    @torch.no_grad()
-    def move(averages: list[Tensor], values: list[Tensor], seen: Tensor) -> None:
-        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + int(seen)) / (10 + int(seen))))
-
-    return move
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:
