@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_FILES = 500
 CHUNK = 16  # photos captioned before other visitors get their turn; about a second on one core
-COMMAND = "captioner caption FOLDER --recursive --output captions.csv --format csv"
+COMMAND = ".venv/bin/captioner caption FOLDER --recursive --output captions.csv --format csv"
 _THUMBNAIL_SIDE = 320  # pixels
 _MOST_RESULTS = 2 * MAX_FILES  # kept of photos that have been taken away again
 

@@ -107,7 +107,7 @@ def _java() -> Finding:
 def _data() -> Finding:
     folder = os.environ.get("CAPTIONER_DATA")
     if not folder:
-        return Finding("--", "CAPTIONER_DATA: not set, so recipes look for their data in this folder")
+        return Finding("--", "CAPTIONER_DATA: not set; recipes whose root is relative need it")
     if not Path(folder).is_dir():
         return Finding(
             "WRONG", f"CAPTIONER_DATA = {folder!r}: no such folder; name one that holds the data, or unset it"

@@ -192,14 +192,14 @@ class TrainConfig(Settings):
     epochs: int = 10
     images_per_batch: int = 32
     accumulate: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup: float = 0.1
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
     average: float = 0.0
-    doubly_stochastic: float = 1.0
+    doubly_stochastic: float = 0.1
     select_by: typing.Literal["bleu4", "cider"] = "bleu4"
-    patience: int = 3
+    patience: int = 10
     precision: typing.Literal["float32", "bfloat16", "float16"] = "bfloat16"
     features: typing.Literal["stored", "computed"] = "stored"
     fine_tune_from: int | None = None
