@@ -229,7 +229,7 @@ def _view() -> View:
     name = _one_of("Heat map", MAPS, "Spotlight", "map")
     opacity = st.slider("Opacity", 0.1, 1.0, 0.75, 0.05, key="opacity", bind="query-params")
     scale = _one_of(
-        "Full strength is the peak of",
+        "Brightness scaled to",
         SCALES,
         "All words",
         "scale",
