@@ -7,6 +7,7 @@
 from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CaptionerError, CheckpointError, DatasetError, ImageReadError
+from captioner.version import VERSION
 
 if TYPE_CHECKING:
     from captioner.config import DecodingOptions
@@ -21,7 +22,7 @@ __all__ = [
     "DecodingOptions",
     "ImageReadError",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {"Caption": "pipeline", "Captioner": "pipeline", "DecodingOptions": "config"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import metadata
 from pathlib import Path
 
 from captioner.batch.command import SOME_FAILED
@@ -12,6 +11,7 @@ from captioner.batch.command import add_parser as add_caption_parser
 from captioner.checkpoint_files import BUNDLED
 from captioner.ending import FATAL, OK, run_to_end, standard_output
 from captioner.serve import add_parser as add_app_parser
+from captioner.version import VERSION
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         ended by SIGTERM and with the terminal.
     """
     parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
-    parser.add_argument("--version", action="version", version=f"captioner {metadata.version('captioner')}")
+    parser.add_argument("--version", action="version", version=f"captioner {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_caption_parser(commands)
     add_app_parser(commands)

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from captioner.checkpoint_files import BUNDLED
 from captioner.errors import CaptionerError
+from captioner.version import VERSION
 
 _PHOTO = (640, 480)
 _TIMES = 5
@@ -44,9 +45,7 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Look at the installation and the machine, thing by thing."""
-    yield Finding(
-        "ok", f"captioner {metadata.version('captioner')}, Python {platform.python_version()}, {platform.system()}"
-    )
+    yield Finding("ok", f"captioner {VERSION}, Python {platform.python_version()}, {platform.system()}")
     yield from _packages()
     yield from _devices()
     yield _java()
@@ -56,7 +55,12 @@ def examine() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for line in metadata.requires("captioner") or []:
+    try:
+        requirements = metadata.requires("captioner") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("WRONG", "captioner: not installed, so what it needs is not known; pip install -e .")
+        return
+    for line in requirements:
         needed = Requirement(line)
         if needed.marker and not needed.marker.evaluate():
             continue
@@ -78,8 +82,10 @@ def _devices() -> Iterator[Finding]:
         import torch
 
         from captioner.devices import choose_device, choose_precision
-    except (ImportError, OSError) as error:
-        yield Finding("WRONG", f"torch cannot be imported ({error}); pip install -r requirements.txt")
+    # Whatever is wrong with it is the finding; parts of torch that do not fit each other raise errors of many types.
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        yield Finding("WRONG", f"torch cannot be imported ({cause}); pip install -r requirements.txt")
         return
     here = [unit for unit in _UNITS if torch.cpu.get_capabilities().get(unit)]
     used = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
@@ -130,7 +136,9 @@ def _model(checkpoint: Path) -> Finding:
             start = time.perf_counter()
             captioner.caption(photo)
             seconds.append(time.perf_counter() - start)
-    except (CaptionerError, ImportError, OSError) as error:
+    except CaptionerError as error:
         return Finding("WRONG", f"bundled model {checkpoint.name}: {error}")
+    except Exception as error:
+        return Finding("WRONG", f"bundled model {checkpoint.name}: {type(error).__name__}: {error}")
     took = 1000 * statistics.median(seconds)
     return Finding("ok", f"bundled model {checkpoint.name}: a caption takes {took:.0f} ms on {captioner.device}")

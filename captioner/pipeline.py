@@ -27,7 +27,7 @@ from captioner.models.attention import EVERYWHERE
 from captioner.models.inference import quicken
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
-from captioner.search import encode_prefix, search
+from captioner.search import check_options, search
 from captioner.vocabulary import Vocabulary, detokenize
 
 Source = TypeVar("Source", bound=ImageSource)
@@ -258,13 +258,7 @@ class Captioner:
             If `options.context` is one that only hard attention knows, and the model has another; if the vocabulary
             lacks a word of `options.prefix`.
         """
-        encode_prefix(options, self.vocabulary)
-        attention = self.model.decoder.config.attention
-        if options.context != "expectation" and attention != "hard":
-            raise CaptionerError(
-                f"context = {options.context!r} needs a model with hard attention, this one has attention = "
-                f"{attention!r}; leave it at 'expectation', or choose another checkpoint"
-            )
+        check_options(options, self.model.decoder.config.attention, self.vocabulary)
 
     def read(self, source: ImageSource) -> Photo:
         """Read a photo as the model is to see it.

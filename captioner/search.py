@@ -43,6 +43,30 @@ def search(
     return found
 
 
+def check_options(options: DecodingOptions, attention: str, vocabulary: Vocabulary) -> None:
+    """Refuse options that a model cannot follow.
+
+    Parameters
+    ----------
+    options : DecodingOptions
+    attention : str
+        The decoder's.
+    vocabulary : Vocabulary
+
+    Raises
+    ------
+    CaptionerError
+        If `options.context` is one that only hard attention knows, and the model has another; if the vocabulary lacks a
+        word of `options.prefix`.
+    """
+    encode_prefix(options, vocabulary)
+    if options.context != "expectation" and attention != "hard":
+        raise CaptionerError(
+            f"context = {options.context!r} needs a model with hard attention, this one has attention = {attention!r}; "
+            "leave it at 'expectation', or choose another checkpoint"
+        )
+
+
 def encode_prefix(options: DecodingOptions, vocabulary: Vocabulary) -> list[int]:
     """Turn the words that captions are to begin with into tokens, "." into the end token.
 

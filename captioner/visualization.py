@@ -23,6 +23,7 @@ Locations = Sequence[tuple[int, int]]
 _DARK = 0.25  # brightness left where nothing was looked at
 _GLOW, _GLOW_SHARE = (255, 214, 60), 0.25
 _INK = "#333333"
+_SIDE = 480  # pixels, of a photo drawn several times
 # Inches: the matrix is 1100 pixels wide at 150 to the inch.
 _WIDTH, _NARROWEST, _ROW, _HEAD, _SLIVER, _GAP = 7.33, 0.34, 0.27, 1.1, 0.12, 0.08
 _TITLE, _LABEL, _PERCENT = 13, 11, 8  # points
@@ -128,7 +129,7 @@ def word_overlays(
     attention: np.ndarray,
     region: Region,
     locations: Locations | None = None,
-    longest_side: int = 480,
+    longest_side: int = _SIDE,
 ) -> list[Image.Image]:
     """Draw one overlay per word on a photo shrunk to `longest_side` pixels, all on one scale.
 
@@ -172,7 +173,10 @@ def filmstrip(
     locations : sequence of (row, column), optional
         The one cell each word was looked for at.
     """
-    pictures = [image, *word_overlays(image, attention, region, locations)]
+    # Matplotlib takes 44 bytes for each pixel that it is given.
+    small = image.copy()
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    pictures = [small, *word_overlays(image, attention, region, locations)]
     columns = min(len(pictures), 5)
     rows = -(-len(pictures) // columns)
     ratio = min(max(image.height / image.width, 0.4), 2.5)

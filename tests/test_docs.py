@@ -25,9 +25,9 @@ from captioner import cli
 from captioner.recipe import DataConfig, Recipe
 from tests.training.runs import ROOT
 
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
 PROGRAMS = {"captioner", "python", "pytest", "torchrun", "tensorboard", "pip", "pip-audit", "pre-commit"}
-# Of the machine: they are not run, and what they are called with is their own business.
+# Of the machine: they are not run, and but for make what they are called with is their own business.
 OTHERS = {"make", "docker", "unzip", "awk", "find", "sed", "cat", "ls", "gnu-time"}
 HARMLESS = {"basename", "mkdir"}
 STAND_IN = '#!/bin/bash\nprintf "%s\\x1f" "${0##*/}" "$@" >> "$CALLS"; printf "\\x1e" >> "$CALLS"; echo answer\n'
@@ -157,7 +157,12 @@ def test_settings(block: Block) -> None:
         Recipe.from_dict(values)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_block_is_passed_over() -> None:
+    fences = {fence for path in DOCUMENTS for fence in re.findall(r"^[ \t]*```.*", path.read_text(encoding="utf-8"), re.M)}
+    assert fences == {"```", "```sh", "```python", "```toml"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_files_named_are_there(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)

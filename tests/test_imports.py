@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "captioner"
 # Each room may import only from rooms above it.
 ORDER = [
+    "version",
     "errors",
     "paths",
     "files",

@@ -65,7 +65,7 @@ def _parameters(network: nn.Module, node: fx.Node) -> set[str]:
 
 
 def _is_convolution(network: nn.Module, node: fx.Node) -> bool:
-    return node.op == "call_module" and type(network.get_submodule(cast(str, node.target))) in CONVOLUTIONS
+    return node.op == "call_module" and isinstance(network.get_submodule(cast(str, node.target)), CONVOLUTIONS)
 
 
 def _map_sizes(network: nn.Module, graph: fx.Graph, size: int) -> list[int]:

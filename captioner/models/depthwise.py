@@ -9,6 +9,7 @@ from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional
 
+Pair = tuple[int, int]
 _SIDE = 3  # of kernels whose gradient oneDNN computes fast; that of larger ones takes ten times as long
 
 
@@ -20,43 +21,47 @@ class _Depthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
         return functional.conv2d(x, weight, None, stride, padding, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         (gradient,) = gradients
-        for_x = _gradients(gradient, x, weight, ctx.stride, ctx.padding, 0) if ctx.needs_input_grad[0] else None
-        rows, columns = ctx.padding
-        padded = functional.pad(x, (columns, columns, rows, rows))
-        # Of the input, what a kernel of 3 x 3 meets as it goes over it.
-        met = [(n - 1) * s + _SIDE for n, s in zip(gradient.shape[2:], ctx.stride, strict=True)]
-        for_weight, part = torch.empty_like(weight), weight[..., :_SIDE, :_SIDE]
-        for i in range(0, weight.shape[2] - 1, _SIDE - 1):
-            for j in range(0, weight.shape[3] - 1, _SIDE - 1):
-                moved = padded[:, :, i : i + met[0], j : j + met[1]].contiguous(memory_format=torch.channels_last)
-                found = _gradients(gradient, moved, part, ctx.stride, (0, 0), 1)
-                for_weight[:, :, i : i + _SIDE, j : j + _SIDE] = found
+        geometry = (ctx.stride, ctx.padding)
+        for_x = _input_gradient(gradient, x, weight, *geometry) if ctx.needs_input_grad[0] else None
+        for_weight = _kernel_gradient(gradient, x, weight, *geometry) if ctx.needs_input_grad[1] else None
         return for_x, for_weight, None, None
 
 
-def _gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], of: int
-) -> Tensor:
-    """Return torch's own gradient of the input (0) or the kernel (1)."""
-    # With a stride, that of the input is slow in half precision.
-    dtype = torch.float32 if of == 0 and stride != (1, 1) and gradient.dtype == torch.bfloat16 else gradient.dtype
+def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    # In half precision it is slow if there is a stride.
+    dtype = torch.float32 if stride != (1, 1) and gradient.dtype == torch.bfloat16 else gradient.dtype
     tensors = (tensor.to(dtype) for tensor in (gradient, x, weight))
     geometry = (stride, padding, (1, 1), False, (0, 0), len(weight))
-    found = torch.ops.aten.convolution_backward(*tensors, None, *geometry, [of == 0, of == 1, False])[of]
+    found = torch.ops.aten.convolution_backward(*tensors, None, *geometry, [True, False, False])[0]
     return cast(Tensor, found.to(gradient.dtype))
 
 
-def _depthwise(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
-    stride = cast(tuple[int, int], conv.stride)
+def _kernel_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    rows, columns = padding
+    padded = functional.pad(x, (columns, columns, rows, rows))
+    # Of the input, what a kernel of 3 x 3 meets as it goes over it.
+    met = [(n - 1) * s + _SIDE for n, s in zip(gradient.shape[2:], stride, strict=True)]
+    geometry = (stride, (0, 0), (1, 1), False, (0, 0), len(weight))
+    whole, part = torch.empty_like(weight), weight[..., :_SIDE, :_SIDE]
+    for i in range(0, weight.shape[2] - 1, _SIDE - 1):
+        for j in range(0, weight.shape[3] - 1, _SIDE - 1):
+            moved = padded[:, :, i : i + met[0], j : j + met[1]].contiguous(memory_format=torch.channels_last)
+            found = torch.ops.aten.convolution_backward(gradient, moved, part, None, *geometry, [False, True, False])
+            whole[:, :, i : i + _SIDE, j : j + _SIDE] = found[1]
+    return whole
+
+
+def _depthwise(x: Tensor, conv: nn.Conv2d, padding: Pair) -> Tensor:
+    stride = cast(Pair, conv.stride)
     if x.device.type != "cpu":
         return functional.conv2d(x, conv.weight, None, stride, padding, groups=conv.groups)
     weight = conv.weight
@@ -71,7 +76,7 @@ class QuickDepthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, rows, columns)."""
-        return _depthwise(x, self, cast(tuple[int, int], self.padding))
+        return _depthwise(x, self, cast(Pair, self.padding))
 
 
 class QuickDepthwiseSame(Conv2dSame):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from captioner.models.depthwise import quicken_training
 
 # Of a batch, what a CPU takes at once: activations of more are too large for its caches and for malloc to keep.
 _CPU_PIXELS = 4 * 384**2
+_LARGEST = 2048  # input_size that a configuration may ask for
 
 
 class ImageEncoder(nn.Module):
@@ -62,6 +63,7 @@ class ImageEncoder(nn.Module):
         self.config = EncoderConfig(config.name, config.weights, self.grid, size, config.geometry)
         self.preprocessing = PreprocessingConfig(size, backbone.mean, backbone.std, config.geometry)
         self._load_default = backbone.load_default
+        self._rest: tuple[fx.GraphModule, ...] = ()  # once it is cut
         self.at_once = max(1, _CPU_PIXELS // size**2)
         self.shape: tuple[int, ...] = (self.grid**2, self.feature_dim)
         self.requires_grad_(False)
@@ -106,7 +108,7 @@ class ImageEncoder(nn.Module):
         return list(chosen.values())
 
     def cut(self, stage: int) -> FrozenPart:
-        """Cut the encoder before what `fine_tune` would train, so that `finish` goes on from what comes before.
+        """Cut the encoder before what `fine_tune` would train, and let `finish` go on from there ever after.
 
         Returns
         -------
@@ -143,13 +145,15 @@ class ImageEncoder(nn.Module):
         Tensor
             (B, L, D) features.
         """
+        if not self._rest:
+            raise RuntimeError("the encoder is whole; cut it first")
         (rest,) = self._rest
         maps = kept.to(next(rest.parameters()).dtype).contiguous(memory_format=torch.channels_last)
         return _cells(rest(maps))
 
     def _from_stage(self, stage: int) -> dict[str, nn.Parameter]:
         # Of a network of its own, for dilation hides where the last stage begins.
-        stages = _stages(build_backbone(self.config.name).network.eval(), self.config.input_size or 0)
+        stages = _stages(build_backbone(self.config.name).network.eval(), self.preprocessing.input_size)
         if not 1 <= stage <= max(stages.values()):
             raise CaptionerError(
                 f"fine_tune_from = {stage}: encoder {self.config.name} has stages 1 to {max(stages.values())}"
@@ -229,15 +233,17 @@ def _fit_grid(network: nn.Module, config: EncoderConfig, native_size: int) -> tu
         return feature_dim, grid, size
     if config.grid == 2 * grid and _dilate_last_stage(network, size):
         return *_measure(network, size), size
-    stride = round(size / grid)
-    better = config.grid * stride
-    if config.input_size is None and 32 <= better <= 2048:
-        feature_dim, grid = _measure(network, better)
-        if grid == config.grid:
-            return feature_dim, grid, better
+    better = config.grid * round(size / grid)
+    cure = "leave grid out"
+    if 32 <= better <= _LARGEST:
+        finer_dim, finer = _measure(network, better)
+        if finer == config.grid:
+            if config.input_size is None:
+                return finer_dim, finer, better
+            cure = f"set input_size = {better}, or leave input_size or grid out"
     raise CaptionerError(
         f"encoder {config.name}: grid = {config.grid} cannot be had from input_size = {size}, which gives {grid} x "
-        f"{grid}; set input_size = {better}, or leave input_size or grid out"
+        f"{grid}; {cure}"
     )
 
 

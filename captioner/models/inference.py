@@ -28,7 +28,7 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 def quickened(encoder: Part) -> Part:
-    """Copy an encoder, or its frozen part, as one that gives the same features sooner and cannot be trained."""
+    """Copy an encoder, or its frozen part, as one that gives the same features sooner; before it is fine-tuned."""
     quick = copy.deepcopy(encoder)
     quicken(cast(nn.Module, quick.network))
     return quick

@@ -260,8 +260,8 @@ class Trainer:
 
     @torch.no_grad()
     def _move(self, average: ShowAttendTell) -> None:
-        # The mean of what it has seen at first, so that the start is soon forgotten. What is frozen is left as it is.
-        kept = min(self.recipe.train.average, (1 + self.progress.step) / (10 + self.progress.step))
+        # The plain mean of what it has seen, as long as that is little: what a run starts from is no part of it.
+        kept = min(self.recipe.train.average, self.progress.step / (self.progress.step + 1))
         pairs = [(a, p) for a, p in zip(average.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
         averages, values = map(list, zip(*pairs, strict=True))
         torch._foreach_lerp_(averages, values, 1 - kept)

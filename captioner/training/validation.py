@@ -14,7 +14,7 @@ from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import cider_d
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
-from captioner.search import search
+from captioner.search import encode_prefix, search
 from captioner.training.distributed import gather, share
 from captioner.vocabulary import Vocabulary, tokenize
 
@@ -40,6 +40,8 @@ class Validation:
     ------
     DatasetError
         If there are fewer than two photos.
+    CaptionerError
+        If the vocabulary lacks a word that captions are to begin with.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Validation:
     ) -> None:
         if len(images) < 2:
             raise DatasetError("dev split: one photo alone cannot be scored by CIDEr; it needs two or more")
+        encode_prefix(options, vocabulary)  # now, not after an epoch
         self.references = [[tokenize(caption) for caption in image.captions] for image in images]
         self.source = source
         self.vocabulary = vocabulary

@@ -108,6 +108,12 @@ def test_a_grid_that_cannot_be_had_is_refused_with_the_cure() -> None:
         _on_meta(EncoderConfig("resnet18", weights="none", grid=10, input_size=224))
 
 
+def test_a_cure_that_would_not_help_is_not_named() -> None:
+    # 740 pixels, at its stride of 37, would give 21 x 21.
+    with pytest.raises(CaptionerError, match=r"grid = 20 cannot be had .* which gives 8 x 8; leave"):
+        _on_meta(EncoderConfig("inception_v3", weights="none", grid=20))
+
+
 @pytest.mark.parametrize("name", ["resnet1000", "timm:nothing", "vit_b_16", ""])
 def test_unknown_and_unfit_networks_are_refused(name: str) -> None:
     with pytest.raises(CaptionerError, match="encoder name"):
