@@ -158,7 +158,8 @@ def test_settings(block: Block) -> None:
 
 
 def test_no_block_is_passed_over() -> None:
-    fences = {fence for path in DOCUMENTS for fence in re.findall(r"^[ \t]*```.*", path.read_text(encoding="utf-8"), re.M)}
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+    fences = {fence for text in texts for fence in re.findall(r"^[ \t]*```.*", text, re.M)}
     assert fences == {"```", "```sh", "```python", "```toml"}
 
 
