@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import caption as captioning
-from benchmarks import gradient_variance, memory, self_critical, training_cost
+from benchmarks import depthwise, gradient_variance, memory, self_critical, training_cost
 from benchmarks import train as training_speed
 from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import BUNDLED
@@ -115,6 +115,11 @@ def test_training_cost_prints_its_table(
 def test_training_cost_refuses_what_cannot_be_measured(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert training_cost.main(["recipes/coco-soft.toml", *wrong]) == 1
     assert "--photos needs at least 2" in capsys.readouterr().err
+
+
+def test_depthwise_training_ends_with_its_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    assert depthwise.main(["--photos", "1", "--repeats", "1"]) == 0
+    assert re.search(r"^\d+\.\d\d times as fast$", capsys.readouterr().out, re.M)
 
 
 def test_the_plain_way_to_caption_is_the_same_model(captioner: Captioner) -> None:
