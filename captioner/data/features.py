@@ -2,7 +2,7 @@
 
 A store is a folder of two files: `index.json` says whose features these are, and `features.f16` holds
 them, (N, L, D) or (N, C, rows, columns) little-endian half floats, row after row. Rows are only ever
-appended, so an interrupted store goes on where its file ends.
+appended, so an interrupted store goes on from its last whole batch.
 """
 
 from __future__ import annotations
@@ -145,8 +145,10 @@ class FeatureStore:
             path = folder / _FEATURES
             done = path.stat().st_size // row_bytes if path.exists() else 0
             if done < len(photos):
+                # A batch is computed whole: of how many photos it is shows in the last bits of their features.
+                done -= done % _BATCH
                 with path.open("ab", buffering=0) as file:
-                    file.truncate(done * row_bytes)  # an interrupted write may have left part of a row
+                    file.truncate(done * row_bytes)
                     bar = Bar(total=len(photos), initial=done, desc=label)
                     with bar, torch.autocast(device.type, precision, enabled=precision != torch.float32):
                         _append(file, photos, done, view, quickened(encoder), device, bar)
