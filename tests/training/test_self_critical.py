@@ -45,9 +45,13 @@ def batch() -> Batch:
 
 
 def make_objective(
-    baseline: str = "others", samples: int = 2, doubly_stochastic: float = 0.0, sampling: float = 0.0
+    baseline: str = "others",
+    samples: int = 2,
+    doubly_stochastic: float = 0.0,
+    sampling: float = 0.0,
+    bleu: float = 0.0,
 ) -> SelfCritical:
-    config = SelfCriticalConfig(samples, baseline)  # type: ignore[arg-type]
+    config = SelfCriticalConfig(samples, baseline, bleu)  # type: ignore[arg-type]
     return SelfCritical(VOCABULARY, REFERENCES, doubly_stochastic, config, LONGEST, sampling)
 
 
@@ -82,7 +86,9 @@ def every_caption(
 
 
 def reward(objective: SelfCritical, caption: list[int]) -> float:
-    return float(objective.cider.score([0], np.array([[caption]]), np.array([[len(caption)]]))[0, 0])
+    one = ([0], np.array([[caption]]), np.array([[len(caption)]]))
+    cider = float(objective.cider.score(*one)[0, 0])
+    return cider + objective.config.bleu * float(objective.bleu.score(*one)[0, 0]) if objective.bleu else cider
 
 
 def gradient(decoder: AttentionDecoder, loss: Tensor) -> Tensor:
@@ -96,11 +102,14 @@ def test_captions_enumerated_are_all_there_are(decoder: AttentionDecoder, batch:
     assert len(list(every_caption(decoder, batch.features, hard=True))) == 2 * 9 + 4 * 27 + 8 * 27
 
 
-@pytest.mark.parametrize(("baseline", "hard"), [("others", False), ("greedy", False), ("others", True)])
+@pytest.mark.parametrize(
+    ("baseline", "hard", "bleu"),
+    [("others", False, 0.0), ("greedy", False, 0.0), ("others", True, 0.0), ("others", False, 2.0)],
+)
 def test_the_estimator_is_the_exact_gradient_in_expectation(
-    decoder: AttentionDecoder, batch: Batch, baseline: str, hard: bool
+    decoder: AttentionDecoder, batch: Batch, baseline: str, hard: bool, bleu: float
 ) -> None:
-    objective = make_objective(baseline, sampling=1.0 if hard else 0.0)
+    objective = make_objective(baseline, sampling=1.0 if hard else 0.0, bleu=bleu)
     captions = list(every_caption(decoder, batch.features, hard))
     assert sum(log_prob.exp().item() for _, log_prob in captions) == pytest.approx(1)
     rewards = [reward(objective, caption) for caption, _ in captions]
