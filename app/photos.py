@@ -60,7 +60,7 @@ class Shown:
     width: int
     height: int
 
-    @property
+    @cached_property
     def image(self) -> Image.Image:
         """The photo as it is shown, RGB."""
         return load_image(self.jpeg)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.errors import CheckpointError
+from captioner.files import in_use
 from captioner.history import METRICS, SCORES, Curve, Panel, Row, panels, read_metrics
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette for every kind of colour vision, moved to tones that show on light and on dark.
 COLOURS = ("#2584C6", "#D55E00", "#0F9D76", "#C76BA0", "#B8860B", "#8C7AE6")
 _DEPTH = 3  # folders between the one the app was given and a run's file
-_SILENCE = 120  # seconds without a line after which a run is over
 _MOST_POINTS = 500  # drawn of a curve that follows training
 _TITLES = {f"dev/bleu{n}": f"BLEU-{n}" for n in range(1, 4)} | SCORES
 
@@ -35,16 +35,14 @@ class Run:
         What it wrote down.
     written : float, optional
         When it last did, seconds since 1970; a bundled run has none.
+    in_progress : bool
+        Whether its process was still at it when this was found out.
     """
 
     name: str
     metrics: Path
     written: float | None = None
-
-    @property
-    def in_progress(self) -> bool:
-        """Whether it wrote something within the last two minutes."""
-        return self.written is not None and time.time() - self.written < _SILENCE
+    in_progress: bool = False
 
 
 def own_runs(folder: Path) -> list[Run]:
@@ -52,7 +50,7 @@ def own_runs(folder: Path) -> list[Run]:
     # A run that is there by two names is listed by the shorter one.
     depths = [folder.glob("*/" * depth + METRICS) for depth in range(_DEPTH, -1, -1)]
     files = {file.resolve(): file for found in depths for file in found if file.is_file()}
-    runs = [Run(_name(file.parent, folder), file, file.stat().st_mtime) for file in files.values()]
+    runs = [Run(_name(file.parent, folder), file, file.stat().st_mtime, in_use(file.parent)) for file in files.values()]
     return sorted(runs, key=lambda run: run.written or 0, reverse=True)
 
 

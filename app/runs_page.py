@@ -16,8 +16,8 @@ _NOTE = (
     "is better, and the best is marked. The table shows the epoch that training kept."
 )
 _BUNDLED_NOTE = (
-    "The bundled models: four epochs of fine-tuning by cross-entropy, then four of self-critical training, by the "
-    "CIDEr-D of captions they draw. The soft model's first four scores are of cropped photos."
+    "The bundled models: epochs of fine-tuning by cross-entropy, then of self-critical training, by the scores of "
+    "captions they draw; *About the model* says more."
 )
 
 

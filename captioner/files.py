@@ -18,6 +18,8 @@ try:
 except ImportError:  # Windows: two runs on one output are not told from each other there
     fcntl = None  # type: ignore[assignment]
 
+_LOCK = ".lock"
+
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
@@ -59,18 +61,26 @@ def write_all(file: RawIOBase, data: bytes) -> None:
         left = left[file.write(left) or 0 :]
 
 
-def lock(handle: int, *, wait: bool = False) -> bool:
+def lock(handle: int, *, wait: bool = False, shared: bool = False) -> bool:
     """Bar other processes from an open file until this one closes it, or ends in whatever way.
+
+    Parameters
+    ----------
+    handle : int
+    wait : bool
+        Whether to wait until one that has barred this one lets go.
+    shared : bool
+        Whether to bar only those that do not share it.
 
     Returns
     -------
     bool
-        False if another has barred this one. If it is to `wait`, it does so until that one lets go.
+        False if another has barred this one.
     """
     if fcntl is None:
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:
@@ -89,7 +99,7 @@ def sole_use(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / _LOCK).open("w")
     except OSError as error:
         raise CaptionerError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another --output"
@@ -98,6 +108,15 @@ def sole_use(folder: Path) -> Iterator[None]:
         if not lock(file.fileno()):
             raise CaptionerError(f"{folder}: another run is writing it; wait for its end, or choose another --output")
         yield
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a run is writing a folder; never where locks are not known."""
+    try:
+        with (folder / _LOCK).open() as file:
+            return not lock(file.fileno(), shared=True)
+    except OSError:
+        return False  # no run has ever written it
 
 
 def where(path: Path) -> Path:

@@ -54,11 +54,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     _check_free(address, arguments.port)
     try:
         import click
+        from streamlit import net_util
         from streamlit.web.cli import main
     except ModuleNotFoundError as error:
         raise CaptionerError(
             f"the web app needs {error.name}, which is not installed; pip install -r requirements.txt"
         ) from error
+    # It asks a service on the internet, to print an address of this machine and to compare a page's origin with.
+    net_util.get_external_ip = lambda: None
     command = ["run", str(_SCRIPT), "--server.address", address, "--server.port", str(arguments.port)]
     command += ["--", "--runs", str(arguments.runs.resolve())]
     if arguments.checkpoint:

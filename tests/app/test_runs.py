@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from streamlit.testing.v1 import AppTest
 from app import runs
 from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.errors import CaptionerError
+from captioner.files import sole_use
 from captioner.history import Panel, Row, panels, read_metrics
 from tests.app.browsing import settle
 
@@ -93,14 +97,21 @@ def test_a_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
     assert len(runs.read(run)) == 3
 
 
-def test_a_run_is_in_progress_for_two_minutes_after_its_last_line(tmp_path: Path) -> None:
-    write(tmp_path / "going", training(3), age=60)
-    write(tmp_path / "over", training(3), age=180)
-    assert {run.name: run.in_progress for run in runs.own_runs(tmp_path)} == {"going": True, "over": False}
-    assert [runs.summary(run, training(3))["Last written"] for run in runs.own_runs(tmp_path)] == [
-        "in progress",
-        written(tmp_path / "over"),
-    ]
+def test_a_run_is_in_progress_while_its_process_is_at_it_however_long_it_writes_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "going", training(3), age=1e4)
+    write(tmp_path / "over", training(3), age=2e4)
+    with sole_use(tmp_path / "over"):
+        pass
+    with sole_use(tmp_path / "going"):
+        found = runs.own_runs(tmp_path)
+        assert {run.name: run.in_progress for run in found} == {"going": True, "over": False}
+        assert [runs.summary(run, training(3))["Last written"] for run in found] == [
+            "in progress",
+            written(tmp_path / "over"),
+        ]
+    with sole_use(tmp_path / "going"):  # looking did not leave it barred
+        assert runs.own_runs(tmp_path)[0].in_progress
+    assert not any(run.in_progress for run in runs.own_runs(tmp_path))
 
 
 def test_the_table_has_the_epoch_that_training_kept(tmp_path: Path) -> None:
@@ -232,9 +243,12 @@ def test_what_cannot_be_drawn_is_told_beside_the_others(tmp_path: Path, monkeypa
         runs.read(runs.Run("foreign", tmp_path / "foreign_[x](y)" / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize(("age", "seconds"), [(10, 10), (1000, None)])
+@pytest.mark.parametrize(("process", "seconds"), [(sole_use, 10), (contextlib.nullcontext, None)])
 def test_only_runs_in_progress_are_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, seconds: int | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    process: Callable[[Path], AbstractContextManager[Any]],
+    seconds: int | None,
 ) -> None:
     timers = []
     fragment = st.fragment
@@ -244,9 +258,10 @@ def test_only_runs_in_progress_are_followed(
         return fragment(function, run_every=run_every)
 
     monkeypatch.setattr(st, "fragment", spy)
-    write(tmp_path / "run", training(3), age)
+    write(tmp_path / "run", training(3), 1000)
     write(tmp_path / "other", training(3), 5000)
-    page = open_page(monkeypatch, tmp_path)
+    with process(tmp_path / "run"):
+        page = open_page(monkeypatch, tmp_path)
     assert timers == [seconds]
     assert any("In progress" in caption.value for caption in page.caption) == (seconds is not None)
     page.multiselect[0].set_value(["other"]).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,27 @@ def test_the_web_app_calls_nobody(calls: Path, browser: Browser) -> None:
         upload(page, EXAMPLES / "cat.jpg")
         assert captioned(page, "cat.jpg")
     assert calls.read_text() == ""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_nobody_is_asked_for_the_address_of_this_machine(
+    calls: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamlit would, to print it at the start, and to compare it with that of a page that is not its own."""
+    monkeypatch.setenv("STREAMLIT_SERVER_ADDRESS", address)
+    with serving() as url:
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
+        foreign = {
+            "Origin": "http://elsewhere.example",
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        }
+        connection.request("GET", "/_stcore/stream", headers=foreign)
+        assert connection.getresponse().status == 403
+    # A UDP socket, by which it finds its address in the local network: connecting that sends nothing.
+    assert {line.split(" by ")[0] for line in calls.read_text().splitlines()} <= {"socket.connect ('8.8.8.8', 1)"}
 
 
 def test_a_call_would_be_noticed(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
