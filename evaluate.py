@@ -125,10 +125,13 @@ def run(options: argparse.Namespace) -> None:
     systems = load_systems([path for path in options.checkpoints if path.suffix != ".json"], options.device)
     for system, decoding in itertools.product(systems, decodings):
         system.captioner.check(decoding)
-    images = read_photos(options) if systems else []
-    for evaluation in itertools.chain(*found.values()) if systems else ():
-        evaluation.require_data([(image.path.name, tuple(image.captions)) for image in images])
-    measure_systems(options, systems, decodings, images, found)
+    images: list[CaptionedImage] = []
+    if systems:
+        data = Recipe.read(options.data).data
+        images = read_photos(options, data)
+        for evaluation in itertools.chain(*found.values()):
+            evaluation.require_data([(image.path.name, tuple(image.captions)) for image in images])
+        measure_systems(options, data, systems, decodings, images, found)
     for protocol, evaluations in found.items():
         if evaluations:
             for other in evaluations[1:]:
@@ -162,9 +165,8 @@ def short_name(folder: Path) -> str:
     return f"{folder.parent.name}/last" if folder.name == "last" else folder.name
 
 
-def read_photos(options: argparse.Namespace) -> list[CaptionedImage]:
+def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:
     """Read the splits asked for, and refuse what would only fail after all the work."""
-    data = Recipe.read(options.data).data
     images = [with_words(image) for split in dict.fromkeys(options.split) for image in read_split(data, split)]
     empty = [image.path.name for image in images if not image.captions]
     if empty:
@@ -188,15 +190,14 @@ def with_words(image: CaptionedImage) -> CaptionedImage:
 
 def measure_systems(
     options: argparse.Namespace,
+    data: DataConfig,
     systems: Sequence[System],
     decodings: Sequence[DecodingOptions],
     images: Sequence[CaptionedImage],
     found: dict[str, list[Evaluation]],
 ) -> None:
     """Measure every system under every way of decoding, keep each result at once, and add it to what was found."""
-    if not systems:
-        return
-    data, splits = Recipe.read(options.data).data, dict.fromkeys(options.split)
+    splits = dict.fromkeys(options.split)
     instances = objects_of(data, list(splits)) if options.attention else None
     known = known_captions(data)
     taken = {evaluation.system for evaluations in found.values() for evaluation in evaluations}

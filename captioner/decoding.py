@@ -1,4 +1,4 @@
-"""Searching for words: greedy, beam search and sampling, vectorised over images x beams.
+"""Searching for words: beam search, a beam of one being greedy search, and sampling, vectorised over images x beams.
 
 Nothing here knows a model: a search needs a state that can reorder its rows and a function that takes
 one step, so tests hand it a toy whose probabilities are known.
@@ -57,67 +57,6 @@ def _mask(log_probs: Tensor, special: SpecialTokens, first: bool) -> Tensor:
     return log_probs
 
 
-@torch.inference_mode()
-def greedy_search(
-    step: Step[State], state: State, images: int, special: SpecialTokens, options: DecodingOptions, device: torch.device
-) -> list[Hypothesis]:
-    """Take the likeliest word each time.
-
-    Parameters
-    ----------
-    step, state
-        A model and its start, with one row per image.
-    images : int
-        B.
-    special : SpecialTokens
-        Usually the vocabulary.
-    options : DecodingOptions
-        Of which `max_length` and `length_penalty` alone are looked at.
-    device : torch.device
-        Where the model computes.
-
-    Returns
-    -------
-    list of Hypothesis
-        One per image, never empty of words.
-    """
-    token = torch.full((images, 1), special.bos, device=device)
-    ended = torch.zeros((images, 1), dtype=torch.bool, device=device)
-    tokens, log_probs, sights = [], [], []
-    for t in range(options.max_length):
-        all_log_probs, sight, state = step(token, state)
-        log_prob, token = _mask(all_log_probs, special, first=t == 0).max(-1)
-        tokens.append(token)
-        log_probs.append(log_prob)
-        sights.append(sight)
-        ended = ended | (token == special.eos)
-        if ended.all():
-            break
-    alphas, locations, betas = zip(*sights, strict=True)
-    attention = torch.stack(alphas)[:, :, 0].transpose(0, 1).float().cpu()  # (B, T, L)
-    # (T, B, 1) -> (B, T)
-    rows = (torch.stack(part)[:, :, 0].T.tolist() for part in (tokens, log_probs, locations, betas))
-    found = []
-    for row_attention, row, row_log_probs, row_locations, row_betas in zip(attention, *rows, strict=True):
-        ends = special.eos in row
-        words = row.index(special.eos) if ends else len(row)
-        log_prob = sum(row_log_probs[: words + ends])
-        score = log_prob / (words + ends) ** options.length_penalty
-        found.append(
-            Hypothesis(
-                tokens=tuple(row[:words]),
-                token_log_probs=tuple(row_log_probs[:words]),
-                log_prob=log_prob,
-                score=score,
-                attention=row_attention[:words],
-                locations=tuple(row_locations[:words]),
-                betas=tuple(row_betas[:words]),
-                ended=ends,
-            )
-        )
-    return found
-
-
 class SampledCaptions(NamedTuple):
     """Captions drawn word by word from a model's distribution.
 
@@ -155,10 +94,12 @@ def sample_captions(
         A model and its start, with K equal rows per image.
     shape : (int, int)
         B and K.
-    special, device
-        As for `greedy_search`.
+    special : SpecialTokens
+        Usually the vocabulary.
     max_length : int
         Most words a caption may have; one that is cut has no `eos`.
+    device : torch.device
+        Where the model computes.
     """
     token = torch.full(shape, special.bos, device=device)
     ended = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -197,8 +138,10 @@ def beam_search(
     ----------
     step, state
         A model and its start, with `beam_size` equal rows per image.
-    images, special, device
-        As for `greedy_search`.
+    images : int
+        B.
+    special, device
+        As for `sample_captions`.
     options : DecodingOptions
         Whose prefix, being words, is not looked at.
     prefix : sequence of int
@@ -285,7 +228,7 @@ def _search(
     steps: list[SearchStep] = []
     for t in range(limit):
         all_log_probs, sight, state = step(token, state)
-        all_log_probs = _mask(all_log_probs, special, first=t == 0)
+        all_log_probs = _mask(all_log_probs.float(), special, first=t == 0)
         vocabulary = all_log_probs.shape[-1]
         top = tuple(all_log_probs.topk(min(options.top_words, vocabulary))) if options.top_words else ()
         best, index = pick(log_prob, all_log_probs if t >= len(prefix) else _only(prefix[t], all_log_probs))

@@ -26,13 +26,7 @@ _TRAINING = {
 }
 # Losses of different objectives cannot be compared, so the loss stands in only for a run that logs nothing better.
 _LOSS = "train/loss"
-SCORES = {
-    "dev/bleu4": "BLEU-4",
-    "dev/cider": "CIDEr-D",
-    "dev/meteor": "METEOR",
-    "dev/rouge_l": "ROUGE-L",
-    "dev/spice": "SPICE",
-}
+SCORES = {"dev/bleu4": "BLEU-4", "dev/cider": "CIDEr-D"}
 _MOST_OTHERS = 3  # scores drawn where no run has any of these
 _REACH = 1 / 15  # of the moving average to each side, of the longest run's length
 

@@ -43,7 +43,7 @@ class Hypothesis:
         Whether it ended by itself rather than at `max_length`, or was made to end.
     top_words : tuple of tuple of (int, float)
         For each word, the likeliest tokens that could have stood there, `eos` among them, and their natural
-        log-probabilities, likeliest first; empty if not asked for, and from `greedy_search`.
+        log-probabilities, likeliest first; empty if not asked for.
     """
 
     tokens: tuple[int, ...]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.config import DecodingOptions
+from captioner.devices import Precision
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Job:
         The first 12 digits of its weights' hash, by which a record names it.
     options : DecodingOptions
         How words are searched for.
-    device, precision : str
+    device, precision
         See `Captioner.load`.
     batch_size, workers : int, optional
         See `Captioner.attempt_many`.
@@ -56,7 +57,7 @@ class Job:
     model: str
     options: DecodingOptions
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     batch_size: int | None = None
     workers: int | None = None
     attention: typing.Literal["none", "npz", "png"] = "none"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import typing
 from collections import deque
 from collections.abc import Iterable, Iterator
 
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.records import outcome
-from captioner.devices import Precision
 from captioner.pipeline import Captioner
 
 
@@ -20,7 +18,7 @@ def run_local(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
     CaptionerError
         If the job cannot be done: no such model or device, options that the model cannot follow.
     """
-    captioner = Captioner.load(job.checkpoint, job.device, typing.cast(Precision, job.precision))
+    captioner = Captioner.load(job.checkpoint, job.device, job.precision)
     captioner.check(job.options)
     taken: deque[ImageFile] = deque()
 

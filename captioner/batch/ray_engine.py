@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.records import outcome
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
-    from captioner.devices import Precision
     from captioner.pipeline import Captioner
 
 # What an actor is handed at once, and answers at once. Fewer, and handing out would set the pace, and a GPU would stand
@@ -161,8 +160,7 @@ class Worker:
         self.ledger = ledger
         self.captioner: Captioner | CaptionerError
         try:
-            precision = cast("Precision", job.precision)
-            self.captioner = Captioner.load(job.checkpoint, device=job.device, precision=precision)
+            self.captioner = Captioner.load(job.checkpoint, job.device, job.precision)
         # Told as an answer: what an actor raises, Ray prints with all its stack, and wraps so that it is not found.
         except CaptionerError as error:
             self.captioner = error

@@ -139,13 +139,7 @@ class CaptionDataset:
         totals : Totals, optional
             Of the step that this is a share of; its own if not given.
         """
-        # Longest first, so that in late steps the decoder can leave rows out.
-        captions = [sorted(self.captions(row), key=len, reverse=True) for row in rows]
-        height, width = max(map(len, captions)), max(self.lengths[row] for row in rows)
-        tokens = torch.full((len(rows), height, width), self.pad)
-        for image, image_captions in enumerate(captions):
-            for place, caption in enumerate(image_captions):
-                tokens[image, place, : len(caption)] = torch.tensor(caption)
+        tokens = padded([self.captions(row) for row in rows], self.pad)
         return Batch(self.source.read(rows, epoch), tokens, totals or self.totals(rows), tuple(rows))
 
 
@@ -153,6 +147,17 @@ def _encode(caption: str, vocabulary: Vocabulary, max_length: int) -> list[int]:
     words = vocabulary.encode(tokenize(caption))
     end = [vocabulary.eos] if len(words) <= max_length else []
     return [vocabulary.bos, *words[:max_length], *end]
+
+
+def padded(captions: Sequence[Sequence[Sequence[int]]], pad: int) -> Tensor:
+    """Lay the captions of B photos out as `Batch.tokens`."""
+    # Longest first, so that in late steps the decoder can leave rows out.
+    ordered = [sorted(image, key=len, reverse=True) for image in captions]
+    tokens = torch.full((len(ordered), max(map(len, ordered)), max(len(image[0]) for image in ordered)), pad)
+    for image, image_captions in enumerate(ordered):
+        for place, caption in enumerate(image_captions):
+            tokens[image, place, : len(caption)] = torch.tensor(caption)
+    return tokens
 
 
 def bucketed_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from captioner.data.dataset import padded
 from captioner.models.attention import Choice
 from captioner.models.decoder import AttentionDecoder
 from captioner.training.objective import word_log_probs
@@ -65,19 +66,10 @@ def _log_probs(
     vocabulary: Vocabulary,
     choose: Choice,
 ) -> list[tuple[float, int]]:
-    bos, eos, pad = vocabulary.bos, vocabulary.eos, vocabulary.pad
-    # Longest first, so that the decoder can leave rows out.
-    encoded = [
-        sorted(([bos, *vocabulary.encode(words), eos] for words in image), key=len, reverse=True)
-        for image in references
-    ]
-    tokens = torch.full((len(encoded), max(map(len, encoded)), max(len(image[0]) for image in encoded)), pad)
-    for image, captions in enumerate(encoded):
-        for place, caption in enumerate(captions):
-            tokens[image, place, : len(caption)] = torch.tensor(caption)
-    tokens = tokens.to(features.device)
+    encoded = [[[vocabulary.bos, *vocabulary.encode(words), vocabulary.eos] for words in image] for image in references]
+    tokens = padded(encoded, vocabulary.pad).to(features.device)
     targets = tokens[:, :, 1:]
-    real = targets != pad
+    real = targets != vocabulary.pad
     output = decoder(features, tokens[:, :, :-1], choose, real)
     sums = word_log_probs(output.logits, targets, real).double().sum((1, 2))
     return list(zip(sums.tolist(), real.sum((1, 2)).tolist(), strict=True))

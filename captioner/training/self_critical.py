@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captioner.config import DecodingOptions
 from captioner.data.dataset import Batch
-from captioner.decoding import greedy_search, sample_captions
+from captioner.decoding import beam_search, sample_captions
 from captioner.errors import DatasetError
 from captioner.metrics.bleu import BleuReward
 from captioner.metrics.cider import CiderReward
@@ -135,11 +135,11 @@ class SelfCritical(nn.Module):
         training = decoder.training
         decoder.eval()
         options = DecodingOptions(beam_size=1, max_length=self.max_length)
-        found = greedy_search(
+        found = beam_search(
             decoder.step, decoder.init_state(features), len(features), self.vocabulary, options, features.device
         )
         decoder.train(training)
-        captions = [[*h.tokens, self.vocabulary.eos] if h.ended else list(h.tokens) for h in found]
+        captions = [[*h.tokens, self.vocabulary.eos] if h.ended else list(h.tokens) for [h] in found]
         width = max(map(len, captions))
         padded = [caption + [self.vocabulary.pad] * (width - len(caption)) for caption in captions]
         return torch.tensor(padded, device=features.device).unsqueeze(1)

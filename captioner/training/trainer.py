@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import hashlib
 import logging
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from captioner.checkpoint import save_checkpoint
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
@@ -132,7 +132,7 @@ class Trainer:
         schedule = _schedule(config, steps_in(data, config))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.average = copy.deepcopy(model) if config.average else None
+        self.average = AveragedModel(model, multi_avg_fn=_mean_at_first(config.average)) if config.average else None
         self.progress = Progress()
         if resume:
             self.progress = Progress(**put_back(folder / "last", self._stateful(), dataclasses.asdict(self.progress)))
@@ -161,7 +161,7 @@ class Trainer:
                         run_log.write(progress.step, **logs)
                 seconds = time.monotonic() - start
                 self._save_last()  # validation may take long
-                kept = self._kept().eval()
+                kept: ShowAttendTell = (self.average.module if self.average else self.model).eval()  # type: ignore[assignment]
                 scores = self.validate(kept)
                 progress.epoch, progress.batch = progress.epoch + 1, 0
                 shown = {f"dev/{name}": value for name, value in scores.items()}
@@ -255,20 +255,8 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         if self.average:
-            self._move(self.average)
+            self.average.update_parameters(self.model)
         return logs, stop
-
-    @torch.no_grad()
-    def _move(self, average: ShowAttendTell) -> None:
-        # The plain mean of what it has seen, as long as that is little: what a run starts from is no part of it.
-        kept = min(self.recipe.train.average, self.progress.step / (self.progress.step + 1))
-        pairs = [(a, p) for a, p in zip(average.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
-        averages, values = map(list, zip(*pairs, strict=True))
-        torch._foreach_lerp_(averages, values, 1 - kept)
-
-    def _kept(self) -> ShowAttendTell:
-        """Return what is scored and kept as best: the model, or the average of what it was."""
-        return self.average or self.model
 
     def _diverged(self, logs: dict[str, Tensor]) -> bool:
         if self.scaler.is_enabled() and torch.isfinite(logs["loss"]):
@@ -331,6 +319,16 @@ def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     return factor
+
+
+def _mean_at_first(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Average that keeps `decay` of itself at each step, and the plain mean as long as that keeps less."""
+
+    @torch.no_grad()
+    def move(averages: Any, values: Any, count: Any) -> None:
+        torch._foreach_lerp_(averages, values, max(1 - decay, 1 / (int(count) + 1)))
+
+    return move
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:
