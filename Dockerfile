@@ -2,7 +2,7 @@
 FROM python:3.12-slim
 RUN useradd --create-home captioner
 WORKDIR /home/captioner/app
-COPY requirements.txt pyproject.toml README.md ./
+COPY requirements.txt pyproject.toml README.md LICENSE ./
 RUN pip install --no-cache-dir -r requirements.txt
 COPY captioner captioner
 COPY app app

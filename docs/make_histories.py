@@ -10,7 +10,7 @@ from captioner.history import METRICS, Row, read_metrics
 # The runs that made each model, one after the other.
 STAGES = {
     "flickr8k-soft": ("flickr8k-soft-finetune", "flickr8k-soft-scst"),
-    "flickr8k-hard": ("flickr8k-hard-finetune", "flickr8k-hard-scst"),
+    "flickr8k-hard": ("flickr8k-hard-scst",),
 }
 KEPT = ("step", "epoch", "train/cross_entropy", "train/cider", *(f"dev/bleu{n}" for n in range(1, 5)), "dev/cider")
 MOST_STEPS = 250  # of a stage; more are averaged

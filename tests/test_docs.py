@@ -157,6 +157,30 @@ def test_settings(block: Block) -> None:
         Recipe.from_dict(values)
 
 
+def test_the_tutorial_leads_to_a_captioner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recipe, for one epoch, on a table of the kind it describes."""
+    [recipe] = [block for block in blocks("toml") if block.document.name == "tutorial.md"]
+    photos = sorted((ROOT / "examples").glob("*.jpg"))
+    (images := tmp_path / "my-data" / "pets" / "images").mkdir(parents=True)
+    rows = ["image,caption,split"]
+    for number, photo in enumerate(photos):
+        (images / photo.name).symlink_to(photo)
+        split = "dev" if number < 2 else "train"
+        rows += [
+            f'{photo.name},"{caption}",{split}' for caption in ("A man, it seems, in a hat.", f"{photo.stem} here.")
+        ]
+    (images.parent / "captions.csv").write_text("\n".join(rows))
+    (tmp_path / "pets.toml").write_text(recipe.text.replace("epochs = 5", "epochs = 1"))
+    (tmp_path / "captioner").symlink_to(ROOT / "captioner")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPTIONER_DATA", "my-data")
+    assert cli.main(["data", "check", "pets.toml"]) == 0
+    assert train.main(["pets.toml", "--device", "cpu"]) == 0
+    caption = ["caption", str(photos[0]), "--checkpoint", "runs/pets/best", "--output", "captions.jsonl"]
+    assert cli.main([*caption, "--device", "cpu"]) == 0
+    assert '"caption": "a' in Path("captions.jsonl").read_text()
+
+
 def test_no_block_is_passed_over() -> None:
     texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
     fences = {fence for text in texts for fence in re.findall(r"^[ \t]*```.*", text, re.M)}
