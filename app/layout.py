@@ -22,7 +22,7 @@ def show_error(message: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Escape what Markdown would take for markup, such as a link in a file's name."""
+    """Escape what Markdown would take for markup, such as a link in a file's name; for the page alone."""
     # An address becomes a link even if it is escaped, but not with a character in it that takes no room.
     text = re.sub(r"(?i)(?<=www)(?=\.)|(?=://)|(?=@)", "\N{WORD JOINER}", text)
     return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)

@@ -16,8 +16,8 @@ _NOTE = (
     "is better, and the best is marked. The table shows the epoch that training kept."
 )
 _BUNDLED_NOTE = (
-    "The bundled models: epochs of fine-tuning by cross-entropy, then of self-critical training, by the scores of "
-    "captions they draw; *About the model* says more."
+    "The bundled models: the soft one, fine-tuned by cross-entropy, then by the scores of captions it draws; the hard "
+    "one, which goes on from it. *About the model* says more."
 )
 
 

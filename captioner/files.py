@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from io import RawIOBase
 from pathlib import Path
@@ -19,6 +20,7 @@ except ImportError:  # Windows: two runs on one output are not told from each ot
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = ".lock"
+_MOMENT = 0.1  # seconds
 
 
 @contextlib.contextmanager
@@ -106,7 +108,11 @@ def sole_use(folder: Path) -> Iterator[None]:
         ) from error
     with file:
         if not lock(file.fileno()):
-            raise CaptionerError(f"{folder}: another run is writing it; wait for its end, or choose another --output")
+            time.sleep(_MOMENT)  # for which who looks whether it is in use may bar it
+            if not lock(file.fileno()):
+                raise CaptionerError(
+                    f"{folder}: another run is writing it; wait for its end, or choose another --output"
+                )
         yield
 
 

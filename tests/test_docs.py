@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 import evaluate
 import train
 from captioner import cli
+from captioner.checkpoint import load_checkpoint
 from captioner.recipe import DataConfig, Recipe
 from tests.training.runs import ROOT
 
@@ -162,7 +164,7 @@ def test_the_tutorial_leads_to_a_captioner(tmp_path: Path, monkeypatch: pytest.M
     [recipe] = [block for block in blocks("toml") if block.document.name == "tutorial.md"]
     photos = sorted((ROOT / "examples").glob("*.jpg"))
     (images := tmp_path / "my-data" / "pets" / "images").mkdir(parents=True)
-    rows = ["image,caption,split"]
+    rows = [*re.findall("^image,caption,split$", recipe.document.read_text(encoding="utf-8"), re.M)]
     for number, photo in enumerate(photos):
         (images / photo.name).symlink_to(photo)
         split = "dev" if number < 2 else "train"
@@ -176,9 +178,19 @@ def test_the_tutorial_leads_to_a_captioner(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CAPTIONER_DATA", "my-data")
     assert cli.main(["data", "check", "pets.toml"]) == 0
     assert train.main(["pets.toml", "--device", "cpu"]) == 0
+    trained, bundled = (
+        load_checkpoint(Path(folder))[0] for folder in ("runs/pets/best", "captioner/pretrained/flickr8k-soft")
+    )
+    assert not torch.equal(trained.decoder.output_word.weight, bundled.decoder.output_word.weight)
+    assert evaluate.main(["captioner/pretrained/flickr8k-soft", "runs/pets/best", "--data", "pets.toml"]) == 0
     caption = ["caption", str(photos[0]), "--checkpoint", "runs/pets/best", "--output", "captions.jsonl"]
     assert cli.main([*caption, "--device", "cpu"]) == 0
     assert '"caption": "a' in Path("captions.jsonl").read_text()
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    for document in DOCUMENTS:
+        assert not re.findall(r"^[A-Z]+_[A-Z]+$|TODO|FIXME", document.read_text(encoding="utf-8"), re.M), document
 
 
 def test_no_block_is_passed_over() -> None:

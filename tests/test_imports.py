@@ -65,6 +65,7 @@ ORDER = [
     "training.run_log",
     "training.validation",
     "training.resuming",
+    "training.averaging",
     "training.trainer",
     "evaluation.localization",
     "evaluation.deletion",

@@ -6,10 +6,12 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captioner.config import DecodingOptions
-from captioner.devices import Precision
+
+if TYPE_CHECKING:
+    from captioner.devices import Precision  # which brings torch, seconds that the beginning of a command would wait
 
 
 @dataclass(frozen=True)

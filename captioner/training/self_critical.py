@@ -139,8 +139,9 @@ class SelfCritical(nn.Module):
             decoder.step, decoder.init_state(features), len(features), self.vocabulary, options, features.device
         )
         decoder.train(training)
-        captions = [[*h.tokens, self.vocabulary.eos] if h.ended else list(h.tokens) for [h] in found]
-        width = max(map(len, captions))
+        # Of a model that has diverged nothing is found; its loss tells.
+        captions = [[*best[0].tokens, *[self.vocabulary.eos] * best[0].ended] if best else [] for best in found]
+        width = max(1, *map(len, captions))
         padded = [caption + [self.vocabulary.pad] * (width - len(caption)) for caption in captions]
         return torch.tensor(padded, device=features.device).unsqueeze(1)
 

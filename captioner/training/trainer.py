@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from captioner.checkpoint import save_checkpoint
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
@@ -29,6 +28,7 @@ from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
 from captioner.progress import Bar
 from captioner.recipe import Recipe, TrainConfig
+from captioner.training.averaging import WeightAverage
 from captioner.training.distributed import add_over_processes, any_of_processes, processes, rank, share
 from captioner.training.objective import LossOutput, Objective
 from captioner.training.resuming import put_back
@@ -132,7 +132,7 @@ class Trainer:
         schedule = _schedule(config, steps_in(data, config))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.average = AveragedModel(model, multi_avg_fn=_mean_at_first(config.average)) if config.average else None
+        self.average = WeightAverage(model, config.average) if config.average else None
         self.progress = Progress()
         if resume:
             self.progress = Progress(**put_back(folder / "last", self._stateful(), dataclasses.asdict(self.progress)))
@@ -161,7 +161,7 @@ class Trainer:
                         run_log.write(progress.step, **logs)
                 seconds = time.monotonic() - start
                 self._save_last()  # validation may take long
-                kept: ShowAttendTell = (self.average.module if self.average else self.model).eval()  # type: ignore[assignment]
+                kept = (self.average.model if self.average else self.model).eval()
                 scores = self.validate(kept)
                 progress.epoch, progress.batch = progress.epoch + 1, 0
                 shown = {f"dev/{name}": value for name, value in scores.items()}
@@ -255,7 +255,7 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.update(self.progress.step)
         return logs, stop
 
     def _diverged(self, logs: dict[str, Tensor]) -> bool:
@@ -319,16 +319,6 @@ def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     return factor
-
-
-def _mean_at_first(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Average that keeps `decay` of itself at each step, and the plain mean as long as that keeps less."""
-
-    @torch.no_grad()
-    def move(averages: Any, values: Any, count: Any) -> None:
-        torch._foreach_lerp_(averages, values, max(1 - decay, 1 / (int(count) + 1)))
-
-    return move
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

@@ -262,10 +262,10 @@ def test_only_runs_in_progress_are_followed(
     write(tmp_path / "other", training(3), 5000)
     with process(tmp_path / "run"):
         page = open_page(monkeypatch, tmp_path)
-    assert timers == [seconds]
-    assert any("In progress" in caption.value for caption in page.caption) == (seconds is not None)
-    page.multiselect[0].set_value(["other"]).run()
-    assert timers[-1] is None
+        assert timers == [seconds]
+        assert any("In progress" in caption.value for caption in page.caption) == (seconds is not None)
+        page.multiselect[0].set_value(["other"]).run()
+        assert timers[-1] is None
 
 
 def test_a_chart_tells_its_values_to_the_pointer(page: Page) -> None:

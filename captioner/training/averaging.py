@@ -1,0 +1,55 @@
+"""A moving average of the weights that are trained; it is scored and kept in their place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from captioner.models.show_attend_tell import ShowAttendTell
+
+
+class WeightAverage:
+    """The average of what a model's weights have been, as a model of its own.
+
+    It is their plain mean as long as that gives the newest a larger share than 1 - `decay`, and an exponential average
+    from then on: what a run starts from is no part of it. Weights that are not trained stay as they are, to the bit,
+    for stores of what they give go by that (`torch.optim.swa_utils.AveragedModel` turns -0.0 into 0.0).
+
+    Parameters
+    ----------
+    model : ShowAttendTell
+        Whose parameters that require gradients are averaged.
+    decay : float
+        Share that the average keeps of itself at each step.
+
+    Attributes
+    ----------
+    model : ShowAttendTell
+        The average.
+    """
+
+    def __init__(self, model: ShowAttendTell, decay: float) -> None:
+        self.model = copy.deepcopy(model)
+        self.decay = decay
+        pairs = zip(self.model.named_parameters(), model.parameters(), strict=True)
+        trained = [(name, mean.detach(), weight) for (name, mean), weight in pairs if weight.requires_grad]
+        self._means = {name: mean for name, mean, _ in trained}
+        self._weights: tuple[Tensor, ...] = tuple(weight for *_, weight in trained)
+
+    @torch.no_grad()
+    def update(self, steps: int) -> None:
+        """Take in the weights after a step, of which there were `steps` before."""
+        share = max(1 - self.decay, 1 / (steps + 1))
+        torch._foreach_lerp_(tuple(self._means.values()), self._weights, share)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give the averaged weights by name."""
+        return dict(self._means)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state_dict` gave."""
+        for name, mean in self._means.items():
+            mean.copy_(state[name])
