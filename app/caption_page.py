@@ -116,8 +116,7 @@ def _result(photo: Upload) -> None:
     try:
         picture, caption = _work(photo, settings, place)
         with place.container():
-            best = dataclasses.replace(caption, alternatives=())
-            beams = [best, *caption.alternatives]
+            beams = [caption, *caption.alternatives]
             number = _viewer(photo, picture, beams, settings)
         _more(photo, picture, beams[number], f"{_identity(photo, settings)} {number}", settings)
     except CaptionerError as error:

@@ -58,18 +58,18 @@ def save_checkpoint(
     try:
         partial.mkdir(parents=True)
         _write(partial, model, vocabulary, dtype, training_state, notes)
+        # A folder cannot be renamed over another, so the old one steps aside first; loading looks there too.
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        partial.rename(folder)
+        _fsync(folder.parent)
     # torch reports what the disk says as a RuntimeError.
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"{folder}: cannot be written ({error}); the checkpoint before it is intact. Make room for it, and go on"
         ) from error
-    # A folder cannot be renamed over another, so the old one steps aside first; loading looks there too.
-    if folder.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    partial.rename(folder)
-    _fsync(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 

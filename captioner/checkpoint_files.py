@@ -30,7 +30,7 @@ def existing(folder: Path) -> Path:
         If there is none, or something else than files is in it.
     """
     if not is_folder(folder) and is_folder(previous(folder)):
-        return previous(folder)
+        folder = previous(folder)
     if not is_folder(folder):
         raise CheckpointError(f"{folder}: no checkpoint there; give a folder that holds {CONFIG}, as training writes")
     for path in (folder / name for name in (CONFIG, WEIGHTS, VOCABULARY, TRAINING)):
@@ -40,7 +40,7 @@ def existing(folder: Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`: `format`, `model` and `notes`.
+    """Read `config.json`: `format`, `model`, `vocabulary_sha256` and `notes`.
 
     Raises
     ------

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from captioner.batch.command import SOME_FAILED
 from captioner.batch.command import add_parser as add_caption_parser
 from captioner.checkpoint_files import BUNDLED
-from captioner.ending import FATAL, OK, run_to_end, standard_output
+from captioner.ending import FATAL, OK, run_to_end, standard_output, tell
 from captioner.serve import add_parser as add_app_parser
 from captioner.version import VERSION
 
@@ -68,7 +67,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 
     runs = read_runs(arguments.runs)
     save_curves(draw_curves(runs), arguments.output)
-    print(f"{arguments.output}: curves of {', '.join(runs)}", file=sys.stderr)
+    tell(f"{arguments.output}: curves of {', '.join(runs)}")
     return OK
 
 

@@ -138,6 +138,7 @@ def _model(checkpoint: Path) -> Finding:
             seconds.append(time.perf_counter() - start)
     except CaptionerError as error:
         return Finding("WRONG", f"bundled model {checkpoint.name}: {error}")
+    # Whatever an installation may be wrong in, is to be told and not to end the examination.
     except Exception as error:
         return Finding("WRONG", f"bundled model {checkpoint.name}: {type(error).__name__}: {error}")
     took = 1000 * statistics.median(seconds)

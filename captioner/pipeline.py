@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -180,6 +180,8 @@ class Captioner:
         ------
         ImageReadError
             If it cannot be read.
+        CaptionerError
+            If the model cannot follow the options, or its numbers are no probabilities.
         """
         return next(self.caption_many([image], options))
 
@@ -207,6 +209,8 @@ class Captioner:
         ------
         ImageReadError
             At the first photo that cannot be read; see `attempt_many` to go on past it.
+        CaptionerError
+            As `caption` does; or if `batch_size` or `workers` is beyond its bounds.
         """
         for _, result in self.attempt_many(images, options, batch_size, workers):
             if isinstance(result, ImageReadError):
@@ -282,7 +286,7 @@ class Captioner:
         beams = search(self.model.decoder, features, self.vocabulary, options)
         for photo, hypotheses in zip(photos, beams, strict=True):
             best, *others = (self._to_caption(photo, hypothesis) for hypothesis in hypotheses)
-            captions.append(Caption(**{**vars(best), "alternatives": tuple(others)}))
+            captions.append(replace(best, alternatives=tuple(others)))
         return captions
 
     def _attempt_read(self, source: Source) -> tuple[Source, Photo | ImageReadError]:

@@ -1,7 +1,8 @@
 // The viewer: a caption whose words and photo answer each other. Nothing here asks the server, except `choose`, which
 // has it write another caption, and `beam`, which tells it which one is open.
 //
-// Data: photo {url, name, width, height}, beam (number of the one to open), panes [{label, grid [rows, columns], region
+// Data: id (of what is shown: another id starts anew), view {map, opacity, smooth, scale, palette}, forced (how many words
+// were chosen by hand), panel (whether words are told of beside the photo), autoplay, beamsTitle, photo {url, name, width, height}, beam (number of the one to open), panes [{label, grid [rows, columns], region
 // [left, top, right, bottom] as shares of the photo, beams}], a beam {text, words, ended, logProb, probs, betas, entropies,
 // maps, tops, locations, choices}; `maps` is base64 of T x rows x columns bytes, 255 standing for the word's `tops`.
 // Panes hold the same words under different models.
@@ -189,7 +190,6 @@ class Viewer {
   swap(index) {
     this.stop();
     Object.assign(this, { beam: index, pinned: null, pointed: null, everything: false });
-    this.panes.forEach((pane) => pane.fields.clear());
     this.buildWords();
     this.beamList.children[index].focus();
     this.paint();

@@ -46,11 +46,14 @@ def save_attention(image: str, caption: Caption, kind: str, folder: Path) -> str
     except OSError as error:
         raise cannot_write(folder, error) from error
     with replacing(folder / name, sync=False) as file:
-        (_save_numbers if kind == "npz" else _save_picture)(image, caption, file)
+        if kind == "npz":
+            _save_numbers(caption, file)
+        else:
+            _save_picture(image, caption, file)
     return f"{folder.name}/{name}"
 
 
-def _save_numbers(image: str, caption: Caption, file: BinaryIO) -> None:
+def _save_numbers(caption: Caption, file: BinaryIO) -> None:
     import numpy as np
 
     # Stopped as it begins, NumPy's archive would complain in a traceback when it is thrown away.

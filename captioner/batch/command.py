@@ -147,6 +147,8 @@ def _find_fault(arguments: argparse.Namespace) -> str | None:
         return "argument --output: --format txt writes a text file beside each photo; leave --output out"
     if kind == "hf" and not output and not (len(arguments.paths) == 1 and os.path.isdir(arguments.paths[0])):  # noqa: PTH112
         return "argument --output: --format hf needs it unless one folder is captioned; name FOLDER/metadata.jsonl"
+    if arguments.attention != "none" and kind == "txt":
+        return "argument --attention: --format txt has no output for it to lie beside; choose another --format"
     if arguments.attention != "none" and not output and kind != "hf":
         return "argument --attention: goes into a folder beside the output, so it needs --output FILE"
     return None

@@ -19,7 +19,6 @@ def run_local(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
         If the job cannot be done: no such model or device, options that the model cannot follow.
     """
     captioner = Captioner.load(job.checkpoint, job.device, job.precision)
-    captioner.check(job.options)
     taken: deque[ImageFile] = deque()
 
     def paths() -> Iterator[str]:

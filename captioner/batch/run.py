@@ -18,7 +18,7 @@ from captioner.batch.journal import Journal
 from captioner.batch.listing import Listing
 from captioner.batch.records import Record, to_line
 from captioner.batch.sidecars import Sidecars, refuse_existing
-from captioner.ending import standard_output, unstoppable
+from captioner.ending import standard_output, tell, unstoppable
 from captioner.errors import CaptionerError
 from captioner.files import cannot_write, where
 from captioner.paths import exists, is_folder
@@ -141,7 +141,8 @@ class Report:
 
     def say(self, text: str) -> None:
         """Write a line to standard error, above the bar."""
-        Bar.write(text, file=sys.stderr)
+        with Bar.external_write_mode(file=sys.stderr):
+            tell(text)
 
     def __str__(self) -> str:
         left_out = f", {self.left_out} left out" if self.left_out else ""

@@ -87,6 +87,6 @@ def _tells_sides(caption: str) -> bool:
 
 def _cropped(image: Image.Image, most: float, draw: random.Random) -> Image.Image:
     """Cut up to a share `most` of the width and of the height off, anywhere."""
-    width, height = (round(side * (1 - draw.uniform(0, most))) for side in image.size)
+    width, height = (max(1, round(side * (1 - draw.uniform(0, most)))) for side in image.size)
     left, top = draw.randint(0, image.width - width), draw.randint(0, image.height - height)
     return image.crop((left, top, left + width, top + height))

@@ -126,7 +126,7 @@ def read_coco(root: Path, split: str, captions: str | None = None, images: str |
     return [CaptionedImage(folder / names[image], tuple(c)) for image, c in captions_of.items()]
 
 
-def coco_captions_file(root: Path, split: str, captions: str | None = None) -> Path:
+def coco_captions_file(root: Path, split: str, captions: str | None) -> Path:
     """Find the file that `read_coco` reads."""
     return find_split(root, _coco_captions(root, captions), split)
 

@@ -31,7 +31,7 @@ from captioner.evaluation.figures import (
     to_svg,
 )
 from captioner.evaluation.results import Evaluation, PhotoResult
-from captioner.files import cannot_write, replacing
+from captioner.files import replacing
 from captioner.images import load_image
 from captioner.metrics.score import interval, probability_better
 from captioner.metrics.scoring import COMBINE as CAPTION_SCORES
@@ -151,10 +151,6 @@ def write_report(
         framed=any(caption.locations for caption in captions),
         groups={name: [shown[row] for row in rows] for name, rows in groups.items() if rows},
     )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(file, error) from error
     with replacing(file) as output:
         output.write(page.encode())
 

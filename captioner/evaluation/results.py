@@ -185,7 +185,7 @@ def _check(evaluation: Evaluation) -> None:
     texts = [evaluation.system, *evaluation.not_computed.values()]
     texts += [text for photo in photos for text in (photo.name, photo.caption, *photo.references)]
     # What is done with a result needs these settings.
-    texts += [evaluation.settings[name] for name in ("protocol", "data", "split", "checkpoint_sha256")]
+    texts += [evaluation.settings[name] for name in ("protocol", "data", "split", "checkpoint_sha256", "words")]
     numbers = [*evaluation.style.values(), *(photo.log_prob for photo in photos)]
     if not all(isinstance(text, str) for text in texts) or not all(photo.references for photo in photos):
         raise ValueError("expected text")

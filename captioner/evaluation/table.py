@@ -18,8 +18,9 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
     score is higher than the first column's.
     """
     rows = _rows([(evaluation.system, evaluation.scores) for evaluation in evaluations])
-    for name in evaluations[0].style:
-        rows.append([name, *(f"{evaluation.style[name]:.2f}" for evaluation in evaluations)])
+    for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.style):
+        found = (evaluation.style.get(name) for evaluation in evaluations)
+        rows.append([name, *("-" if value is None else f"{value:.2f}" for value in found)])
     missing = {name: why for evaluation in evaluations for name, why in evaluation.not_computed.items()}
     return "\n".join([_layout(rows), *(f"{name}: not computed: {why}" for name, why in missing.items())])
 

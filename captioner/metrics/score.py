@@ -43,17 +43,17 @@ class CorpusScore:
 
     @property
     def value(self) -> float:
-        """The score of the whole corpus, percent."""
+        """The score of the whole corpus, in its own unit: percent of most, bits of an entropy."""
         return float(self.combine(self.statistics.sum(0)))
 
     @property
     def per_image(self) -> Floats:
-        """Scores (N,) of every image as a corpus of its own, percent; their mean need not be `value`."""
+        """Scores (N,) of every image as a corpus of its own; their mean need not be `value`."""
         return self.combine(self.statistics)
 
 
 def mean_score(name: str, scores: Floats) -> CorpusScore:
-    """Build the score that is the mean of its images' scores (N,), percent."""
+    """Build the score that is the mean of its images' scores (N,)."""
     return CorpusScore(name, np.stack([scores, np.ones(len(scores))], 1), ratio)
 
 
@@ -82,7 +82,7 @@ def interval(score: CorpusScore, samples: int = 1000, confidence: float = 0.95, 
     Returns
     -------
     low, high : float
-        Percent.
+        In the score's own unit.
     """
     scores = _resampled(score, samples, seed)
     scores = scores[np.isfinite(scores)]  # a sample may hold nothing a score could go by
@@ -92,7 +92,7 @@ def interval(score: CorpusScore, samples: int = 1000, confidence: float = 0.95, 
     return float(low), float(high)
 
 
-def probability_better(first: CorpusScore, second: CorpusScore, samples: int = 1000, seed: int = 0) -> float:
+def probability_better(first: CorpusScore, second: CorpusScore, samples: int = 1000) -> float:
     """Share of bootstrap samples of the images in which `second` scores higher than `first` (Koehn 2004).
 
     Both are scored on the same samples, so that what makes an image hard for both does not count. Ties count half.
@@ -103,7 +103,6 @@ def probability_better(first: CorpusScore, second: CorpusScore, samples: int = 1
         The same metric of two models on the same images in the same order.
     samples : int
         How often N images are drawn, with replacement.
-    seed : int
 
     Raises
     ------
@@ -115,7 +114,7 @@ def probability_better(first: CorpusScore, second: CorpusScore, samples: int = 1
             f"scores of {len(first.statistics)} and {len(second.statistics)} images cannot be paired; "
             "score both models on the same images"
         )
-    scores = [_resampled(score, samples, seed) for score in (first, second)]
+    scores = [_resampled(score, samples) for score in (first, second)]
     higher = np.sign(scores[1] - scores[0])
     higher = higher[np.isfinite(higher)]
     return float((1 + higher.mean()) / 2) if len(higher) else math.nan
@@ -136,7 +135,7 @@ def check_captions(metric: str, references: References, hypotheses: Hypotheses, 
         )
 
 
-def _resampled(score: CorpusScore, samples: int, seed: int) -> Floats:
+def _resampled(score: CorpusScore, samples: int, seed: int = 0) -> Floats:
     """Scores (R,) of samples of N images; which images depends on N and the seed alone."""
     return score.combine(_weights(len(score.statistics), samples, seed) @ score.statistics)
 

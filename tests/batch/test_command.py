@@ -344,6 +344,14 @@ def test_a_reader_that_has_enough_ends_the_run(photos: Path, tiny: Path) -> None
     assert process.stderr.read() == b""
 
 
+def test_nothing_but_captions_is_written_where_standard_error_is_closed(photos: Path, tiny: Path) -> None:
+    (photos / "photo1.jpg").write_bytes(b"no photo")
+    command = f"{sys.executable} -m captioner caption {photos} --checkpoint {tiny} 2>&-"
+    result = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 3
+    assert len([json.loads(line)["image"] for line in result.stdout.splitlines()]) == 3
+
+
 def test_a_terminal_sees_how_far_it_is(
     photos: Path, tmp_path: Path, caption: Caption, monkeypatch: pytest.MonkeyPatch
 ) -> None:

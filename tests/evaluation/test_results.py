@@ -26,7 +26,13 @@ REFERENCES = [
     ("A red car .", "a car on the road"),
 ]
 
-SETTINGS = {"protocol": "coco", "data": "flickr8k", "split": "dev", "checkpoint_sha256": "0" * 64}
+SETTINGS = {
+    "protocol": "coco",
+    "data": "flickr8k",
+    "split": "dev",
+    "checkpoint_sha256": "0" * 64,
+    "words": "lower case",
+}
 
 
 def made(system: str = "first", captions: list[str] = CAPTIONS, **settings: Any) -> Evaluation:
@@ -65,6 +71,13 @@ def test_a_result_that_is_older_than_a_setting_has_its_default(tmp_path: Path) -
         del evaluation.settings[name]
     evaluation.save(tmp_path / "result.json")
     assert Evaluation.load(tmp_path / "result.json").decoding == DecodingOptions(beam_size=5)
+
+
+def test_a_result_that_lacks_what_another_measures_of_style_stands_beside_it() -> None:
+    first, second = made(), dataclasses.replace(made("second"), style={"vocabulary": 12.0})
+    rows = [line.split() for line in evaluation_table([first, second]).splitlines()]
+    assert ["words", "5.25", "-"] in rows
+    assert ["vocabulary", "-", "12.00"] in rows
 
 
 @pytest.mark.parametrize(
