@@ -13,9 +13,8 @@ import streamlit as st
 
 from app.arguments import arguments
 from app.photos import TURN, Upload
-from captioner.checkpoint_files import BUNDLED, CONFIG, read_config, weights_sha256
-from captioner.config import DecodingOptions, ModelConfig
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.checkpoint_files import BUNDLED, read_model_config, weights_sha256
+from captioner.config import DecodingOptions
 
 if TYPE_CHECKING:
     from captioner.pipeline import Caption, Captioner
@@ -69,11 +68,7 @@ def is_hard(checkpoint: Path) -> bool:
     CheckpointError
         If its settings cannot be read.
     """
-    config = read_config(checkpoint)
-    try:
-        return ModelConfig.from_dict(config["model"]).decoder.attention == "hard"
-    except CaptionerError as error:
-        raise CheckpointError(f"{checkpoint / CONFIG}: {error}") from error
+    return read_model_config(checkpoint).decoder.attention == "hard"
 
 
 def usual_options(checkpoint: Path) -> DecodingOptions:

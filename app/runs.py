@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.checkpoint_files import BUNDLED, read_config
+from captioner.description import DEV_SCORES
 from captioner.errors import CheckpointError
 from captioner.files import in_use
-from captioner.history import METRICS, SCORES, Curve, Panel, Row, panels, read_metrics
+from captioner.history import METRICS, Curve, Panel, Row, panels, read_metrics
 
 if TYPE_CHECKING:
     import altair as alt
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 COLOURS = ("#2584C6", "#D55E00", "#0F9D76", "#C76BA0", "#B8860B", "#8C7AE6")
 _DEPTH = 3  # folders between the one the app was given and a run's file
 _MOST_POINTS = 500  # drawn of a curve that follows training
-_TITLES = {f"dev/bleu{n}": f"BLEU-{n}" for n in range(1, 4)} | SCORES
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def summary(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
     epoch = _best_epoch(run, rows)
     scored = next((row for row in rows if epoch is not None and row.get("epoch") == epoch), {})
     scores = {
-        _TITLES.get(key, key.removeprefix("dev/")): value
+        DEV_SCORES.get(name := key.removeprefix("dev/"), name): value
         for key, value in scored.items()
         if key.startswith("dev/") and isinstance(value, int | float)
     }

@@ -15,7 +15,17 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from captioner.checkpoint_files import CONFIG, FORMAT, TRAINING, VOCABULARY, WEIGHTS, existing, previous, read_config
+from captioner.checkpoint_files import (
+    CONFIG,
+    FORMAT,
+    TRAINING,
+    VOCABULARY,
+    WEIGHTS,
+    existing,
+    previous,
+    read_config,
+    read_model_config,
+)
 from captioner.config import ModelConfig
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.models.encoder import ImageEncoder
@@ -113,10 +123,7 @@ def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:
     folder = existing(folder)
     config = read_config(folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
-    try:
-        model_config = ModelConfig.from_dict(config["model"])
-    except CaptionerError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}; get a whole copy of the checkpoint") from error
+    model_config = read_model_config(folder)
     if len(vocabulary) != model_config.vocabulary_size:
         raise CheckpointError(
             f"{folder}: {VOCABULARY} has {len(vocabulary)} words, {CONFIG} says {model_config.vocabulary_size}; get a "

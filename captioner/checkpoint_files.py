@@ -7,7 +7,8 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-from captioner.errors import CheckpointError
+from captioner.config import ModelConfig
+from captioner.errors import CaptionerError, CheckpointError
 from captioner.paths import exists, is_file, is_folder
 from captioner.plain_json import parse_json
 
@@ -58,6 +59,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         found = reprlib.repr(config.get("format"))
         raise CheckpointError(f"{path}: checkpoint format {found}, but this version reads {FORMAT}; update it")
     return config
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Read what a model is from `config.json`.
+
+    Raises
+    ------
+    CheckpointError
+        As `read_config` does, or if it describes an impossible model.
+    """
+    try:
+        return ModelConfig.from_dict(read_config(folder)["model"])
+    except CheckpointError:
+        raise
+    except CaptionerError as error:
+        raise CheckpointError(f"{existing(folder) / CONFIG}: {error}; get a whole copy of the checkpoint") from error
 
 
 def weights_sha256(folder: Path) -> str:

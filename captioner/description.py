@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.checkpoint_files import CONFIG, WEIGHTS, existing, read_config, weights_sha256
-from captioner.config import ModelConfig
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.checkpoint_files import WEIGHTS, existing, read_config, read_model_config, weights_sha256
 
-_SCORES = {**{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)}, "cider": "CIDEr-D"}
+# Titles of what training scores on dev, by the names it has in notes and, after "dev/", in metrics.
+DEV_SCORES = {**{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)}, "cider": "CIDEr-D"}
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,7 @@ def facts(checkpoint: Path) -> dict[str, str]:
         If they cannot be read.
     """
     folder = existing(checkpoint)
-    config, digest = read_config(folder), weights_sha256(folder)
-    try:
-        model = ModelConfig.from_dict(config["model"])
-    except CaptionerError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+    model, digest = read_model_config(folder), weights_sha256(folder)
     encoder, decoder = model.encoder, model.decoder
     return {
         "Encoder": encoder.name,
@@ -83,7 +78,7 @@ def history(checkpoint: Path) -> History:
     return History(
         json.dumps(recipe, indent=2) if recipe else "",
         f"{' '.join(part for part in parts if part)}." if recipe else "",
-        {title: dev[name] for name, title in _SCORES.items() if isinstance(dev.get(name), float)},
+        {title: dev[name] for name, title in DEV_SCORES.items() if isinstance(dev.get(name), float)},
     )
 
 

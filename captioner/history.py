@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from captioner.description import DEV_SCORES
 from captioner.errors import CaptionerError
 from captioner.paths import is_folder
 from captioner.training.run_log import METRICS as METRICS
@@ -26,7 +27,7 @@ _TRAINING = {
 }
 # Losses of different objectives cannot be compared, so the loss stands in only for a run that logs nothing better.
 _LOSS = "train/loss"
-SCORES = {"dev/bleu4": "BLEU-4", "dev/cider": "CIDEr-D"}
+_HEADLINES = {f"dev/{name}": DEV_SCORES[name] for name in ("bleu4", "cider")}
 _MOST_OTHERS = 3  # scores drawn where no run has any of these
 _REACH = 1 / 15  # of the moving average to each side, of the longest run's length
 
@@ -159,7 +160,7 @@ def _training_titles(runs: Runs) -> dict[str, str]:
 def _score_titles(runs: Runs) -> dict[str, str]:
     # In order of appearance, which a dict keeps and a set does not.
     found = dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key.startswith("dev/"))
-    headline = {name: f"{title} on dev" for name, title in SCORES.items() if name in found}
+    headline = {name: f"{title} on dev" for name, title in _HEADLINES.items() if name in found}
     return headline or {name: f"{name.removeprefix('dev/')} on dev" for name in list(found)[:_MOST_OTHERS]}
 
 
