@@ -108,6 +108,8 @@ def _best_epoch(run: Run, rows: Sequence[Row]) -> float | None:
     curves = [panel.curves[run.name] for panel in panels({run.name: rows}) if panel.x == "epoch"]
     if not curves:
         return None
+    if run.written is None:
+        return curves[0].x[-1]  # where a bundled history ends
     try:
         kept = read_config(run.metrics.parent / "best")["notes"]["epoch"]
     except (CheckpointError, LookupError, TypeError):

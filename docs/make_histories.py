@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from captioner.checkpoint_files import BUNDLED
+from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.history import METRICS, Row, read_metrics
 
 # The runs that made each model, one after the other.
@@ -22,10 +22,18 @@ def main() -> None:
     for name, stages in STAGES.items():
         rows: list[Row] = []
         for stage in stages:
-            rows += _after(rows, _thin(read_metrics(runs / stage)))
+            rows += _after(rows, _thin(_kept(runs / stage)))
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (BUNDLED.with_name(name) / METRICS).write_text(text, encoding="utf-8")
         print(f"{name}: {len(rows)} rows of {' and '.join(stages)}")
+
+
+def _kept(run: Path) -> list[Row]:
+    """What a run wrote up to the epoch that it kept, from which the next one went on."""
+    rows = read_metrics(run)
+    epoch = read_config(run / "best")["notes"]["epoch"]
+    end = next(row["step"] for row in rows if row.get("epoch") == epoch)
+    return [row for row in rows if row["step"] <= end]
 
 
 def _thin(rows: list[Row]) -> list[Row]:
