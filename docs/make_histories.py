@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _kept(run: Path) -> list[Row]:
-    """What a run wrote up to the epoch that it kept, from which the next one went on."""
+    """Read what a run wrote up to the epoch that it kept, from which the next one went on."""
     rows = read_metrics(run)
     epoch = read_config(run / "best")["notes"]["epoch"]
     end = next(row["step"] for row in rows if row.get("epoch") == epoch)
