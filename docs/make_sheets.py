@@ -1,7 +1,7 @@
 """Draw a hundred dev photos with their captions, to be read by hand: `python docs/make_sheets.py CHECKPOINT FOLDER`."""
 
+import argparse
 import random
-import sys
 import textwrap
 from pathlib import Path
 
@@ -17,7 +17,11 @@ PHOTOS, A_SHEET, COLUMNS = 100, 20, 5
 
 def main() -> None:
     """Write `sheet-1.png` and so on, and `captions.tsv`, whose lines hold a number, a photo and its caption."""
-    captioner, folder = Captioner.load(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description="Draw a hundred dev photos of Flickr8k with their captions.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    captioner, folder = Captioner.load(options.checkpoint), options.folder
     folder.mkdir(parents=True, exist_ok=True)
     paths = sorted(image.path for image in read_split(DataConfig("flickr8k"), "dev"))
     chosen = random.Random(PHOTOS).sample(paths, PHOTOS)
