@@ -32,7 +32,8 @@ PROGRAMS = {"captioner", "python", "pytest", "torchrun", "tensorboard", "pip", "
 # Of the machine: they are not run, and but for make what they are called with is their own business.
 OTHERS = {"make", "docker", "unzip", "awk", "find", "sed", "cat", "ls", "gnu-time"}
 HARMLESS = {"basename", "mkdir"}
-STAND_IN = '#!/bin/bash\nprintf "%s\\x1f" "${0##*/}" "$@" >> "$CALLS"; printf "\\x1e" >> "$CALLS"; echo answer\n'
+# One write each, as the programs of a pipe run at once.
+STAND_IN = '#!/bin/bash\nprintf -v call "%s\\x1f" "${0##*/}" "$@"; printf "%s\\x1e" "$call" >> "$CALLS"; echo answer\n'
 MAKE = re.compile(r"^([a-z-]+):", re.M)
 
 

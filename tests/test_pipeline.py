@@ -178,7 +178,7 @@ def test_half_precision_says_nearly_the_same(captioner: Captioner) -> None:
         assert rounded.attention.dtype == np.float32
         assert rounded.attention.sum((1, 2)) == pytest.approx(1, abs=1e-3)
         assert rounded.log_prob == pytest.approx(exact.log_prob, abs=1.0)
-        assert all(0 < beta < 1 for beta in rounded.betas)
+        assert all(0 < beta <= 1 for beta in rounded.betas)  # what is above 0.998 is rounded to 1
         if rounded.words == exact.words:
             same_words += 1
             assert rounded.betas == pytest.approx(exact.betas, abs=0.1)

@@ -112,7 +112,7 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 def report(
     folder: Path, evaluations: Sequence[Evaluation], photos: dict[str, Path], captioner: Captioner | None = None
 ) -> tuple[str, Tags]:
-    file = folder / "new" / "report.html"
+    file = folder / "report.html"
     paths = [photos[photo.name] for photo in evaluations[0].photos if photo.name in photos]
     write_report(file, evaluations, paths, captioner or Stub(), OPTIONS)
     html = file.read_text(encoding="utf-8")
@@ -305,7 +305,7 @@ def test_faults_are_named(tmp_path: Path, photos: dict[str, Path]) -> None:
         report(tmp_path, [evaluation(30), evaluation(29, "hard")], photos)
     with pytest.raises(CaptionerError, match="hard: no CIDEr-D"):
         report(tmp_path, [evaluation(30), evaluation(30, "hard", scores={})], photos)
-    (tmp_path / "new").write_text("a file where a folder should be")
+    (tmp_path / "report.html").mkdir()
     with pytest.raises(CaptionerError, match="cannot be written"):
         report(tmp_path, [evaluation(30)], photos)
 
@@ -318,7 +318,7 @@ def test_a_real_model_fills_the_page(tmp_path: Path, photos: dict[str, Path], ca
 
 def test_a_browser_shows_it_within_a_narrow_screen(tmp_path: Path, photos: dict[str, Path], browser: Browser) -> None:
     report(tmp_path, [evaluation(30), evaluation(30, "a-rather-long-name-of-a-run, beam 3")], photos, Stub(words=12))
-    url = (tmp_path / "new" / "report.html").as_uri()
+    url = (tmp_path / "report.html").as_uri()
     strangers: list[str] = []
     errors: list[str] = []
     page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
