@@ -15,7 +15,7 @@ from pathlib import Path
 
 from captioner.checkpoint_files import BUNDLED, weights_sha256
 from captioner.config import DecodingOptions
-from captioner.data.annotations import CaptionedImage, list_split, read_split
+from captioner.data.annotations import CaptionedImage, list_split, read_split, with_words
 from captioner.data.instances import Instances, instances_beside, read_instances
 from captioner.ending import OK, run_to_end, standard_output, stoppable
 from captioner.errors import CaptionerError, ImageReadError, MissingSplitError
@@ -167,25 +167,10 @@ def short_name(folder: Path) -> str:
 
 def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:
     """Read the splits asked for, and refuse what would only fail after all the work."""
-    images = [with_words(image) for split in dict.fromkeys(options.split) for image in read_split(data, split)]
-    empty = [image.path.name for image in images if not image.captions]
-    if empty:
-        raise CaptionerError(
-            f"{empty[0]}: no reference with a word ({len(empty)} such photos); take them off the split"
-        )
-    if len(images) < 2:
-        raise CaptionerError("one photo alone cannot be scored by CIDEr; it needs two or more")
+    images = with_words([image for split in dict.fromkeys(options.split) for image in read_split(data, split)])
     if options.leave_one_out and min(len(image.captions) for image in images) < 2:
         raise CaptionerError("--leave-one-out needs two or more references of every photo; leave it off")
     return images
-
-
-def with_words(image: CaptionedImage) -> CaptionedImage:
-    """Leave out references without a word, whose length of nothing would count as the closest to a short caption."""
-    captions = tuple(caption for caption in image.captions if tokenize(caption))
-    if len(captions) < len(image.captions):
-        log.warning("%s: %d references have no word, passed over", image.path.name, len(image.captions) - len(captions))
-    return dataclasses.replace(image, captions=captions)
 
 
 def measure_systems(

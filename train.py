@@ -16,7 +16,7 @@ import torch
 from captioner.checkpoint import is_checkpoint, load_checkpoint
 from captioner.checkpoint_files import CONFIG, read_config
 from captioner.config import ModelConfig
-from captioner.data.annotations import CaptionedImage, read_split
+from captioner.data.annotations import CaptionedImage, read_split, with_words
 from captioner.data.dataset import CaptionDataset, Source
 from captioner.data.features import FeatureStore, StoredViews, fingerprint
 from captioner.data.photos import Photos
@@ -27,6 +27,7 @@ from captioner.files import sole_use
 from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.recipe import DataConfig, Recipe, TrainConfig
+from captioner.search import check_options
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.distributed import join, leave, own_device, processes, rank
 from captioner.training.hard_attention import HardAttention
@@ -85,8 +86,9 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
         raise CaptionerError(
             f"{folder}: no run to go on with, it ended before its first checkpoint; leave --resume out"
         )
-    train_images, dev_images = read_split(recipe.data, "train"), read_split(recipe.data, "dev")
+    train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"))
     model, vocabulary = resumed(folder / "last", recipe, options) if options.resume else begun(recipe, train_images)
+    check_options(recipe.decoding, recipe.decoder.attention, vocabulary)  # now, not after an epoch
     model.to(device).encoder.to(memory_format=torch.channels_last)
     logging.info("%d photos to train on, %d for dev, %d words", len(train_images), len(dev_images), len(vocabulary))
     logging.info("%d parameters in the decoder", sum(p.numel() for p in model.decoder.parameters()))

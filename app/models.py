@@ -13,7 +13,7 @@ import streamlit as st
 
 from app.arguments import arguments
 from app.photos import TURN, Upload
-from captioner.checkpoint_files import BUNDLED, read_model_config, weights_sha256
+from captioner.checkpoint_files import BUNDLED, read_config, to_model_config, weights_sha256
 from captioner.config import DecodingOptions
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def is_hard(checkpoint: Path) -> bool:
     CheckpointError
         If its settings cannot be read.
     """
-    return read_model_config(checkpoint).decoder.attention == "hard"
+    return to_model_config(read_config(checkpoint), checkpoint).decoder.attention == "hard"
 
 
 def usual_options(checkpoint: Path) -> DecodingOptions:

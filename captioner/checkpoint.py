@@ -24,7 +24,7 @@ from captioner.checkpoint_files import (
     existing,
     previous,
     read_config,
-    read_model_config,
+    to_model_config,
 )
 from captioner.config import ModelConfig
 from captioner.errors import CaptionerError, CheckpointError
@@ -78,7 +78,7 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"{folder}: cannot be written ({error}); the checkpoint before it is intact. Make room for it, and go on"
+            f"{folder}: cannot be written ({error}); one that was there before is intact. Make room for it, and go on"
         ) from error
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -123,7 +123,7 @@ def load_checkpoint(folder: Path) -> tuple[ShowAttendTell, Vocabulary]:
     folder = existing(folder)
     config = read_config(folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
-    model_config = read_model_config(folder)
+    model_config = to_model_config(config, folder)
     if len(vocabulary) != model_config.vocabulary_size:
         raise CheckpointError(
             f"{folder}: {VOCABULARY} has {len(vocabulary)} words, {CONFIG} says {model_config.vocabulary_size}; get a "

@@ -61,18 +61,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_model_config(folder: Path) -> ModelConfig:
-    """Read what a model is from `config.json`.
+def to_model_config(config: dict[str, Any], folder: Path) -> ModelConfig:
+    """Say what a model is by what `read_config` has read from its folder.
 
     Raises
     ------
     CheckpointError
-        As `read_config` does, or if it describes an impossible model.
+        If it describes an impossible model.
     """
     try:
-        return ModelConfig.from_dict(read_config(folder)["model"])
-    except CheckpointError:
-        raise
+        return ModelConfig.from_dict(config["model"])
     except CaptionerError as error:
         raise CheckpointError(f"{existing(folder) / CONFIG}: {error}; get a whole copy of the checkpoint") from error
 

@@ -197,7 +197,8 @@ def sample_search(
         # From the likeliest on, whose quotient would else leave float32 if it is unlikely itself.
         likeliest = log_probs.amax(-1, keepdim=True)
         tempered = torch.softmax((log_probs - likeliest) / temperature, -1).flatten(0, 1)  # (b * K, V)
-        word = torch.multinomial(tempered, 1, generator=generator).view(log_prob.shape)
+        # Where the model's numbers are none, anything may be drawn; captions without a score are dropped.
+        word = torch.multinomial(tempered.nan_to_num(nan=1.0), 1, generator=generator).view(log_prob.shape)
         chosen = log_probs.gather(-1, word.unsqueeze(-1)).squeeze(-1)
         return log_prob + chosen, row * log_probs.shape[-1] + word
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import Any, TextIO
 
 from captioner.errors import CaptionerError
 
+log = logging.getLogger(__name__)
+
 OK, FATAL = 0, 1
+_ECHO_SECONDS = 1.0  # torchrun passes on a signal that a scheduler or terminal has sent to all processes already
 # Ctrl-C; the end of a job or of the machine; the end of the terminal, which Windows has not.
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -125,6 +131,33 @@ def unstoppable() -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect what asks for the end instead of dying of it; a second one has its usual effect."""
+    requests: list[int] = []
+    # Those that are ignored, as under `nohup`, stay so.
+    before = {int(number): known for number in STOPS if (known := signal.getsignal(number)) != signal.SIG_IGN}
+    asked = -math.inf
+
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if requests and time.monotonic() - asked > _ECHO_SECONDS:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+        if not requests:
+            requests.append(number)
+            asked = time.monotonic()
+            log.info("stopping after this step; once more to stop at once, and go on from the last checkpoint")
+
+    try:
+        for number in before:
+            signal.signal(number, request)
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from captioner.sight import Sight
 TopWords = tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hypothesis:
     """A finished caption.
 

@@ -30,14 +30,14 @@ from captioner.prefetch import map_ahead
 from captioner.search import check_options, search
 from captioner.vocabulary import Vocabulary, detokenize
 
-Source = TypeVar("Source", bound=ImageSource)
+Given = TypeVar("Given", bound=ImageSource)
 Item = TypeVar("Item")
 _CPU_BATCH, _GPU_BATCH = 32, 128  # photos searched at once, by each core or by the whole GPU
 _WIDE_BEAM = 25  # captions kept; beyond it fewer photos are searched at once
 _MOST_AT_ONCE = 1000  # photos of a batch, or threads, that may be asked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Caption:
     """A sentence about a photo, and where the model looked for each of its words.
 
@@ -48,7 +48,7 @@ class Caption:
     words : tuple of str
         Its T words.
     log_prob : float
-        Natural log-probability of the sentence, the end token included.
+        Natural log-probability of the sentence, the end token included if it was reached.
     word_probs : tuple of float
         Probability of each word, given those before it.
     attention : ndarray
@@ -219,11 +219,11 @@ class Captioner:
 
     def attempt_many(
         self,
-        images: Iterable[Source],
+        images: Iterable[Given],
         options: DecodingOptions | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
-    ) -> Iterator[tuple[Source, Caption | ImageReadError]]:
+    ) -> Iterator[tuple[Given, Caption | ImageReadError]]:
         """Caption photos as `caption_many` does, giving each beside its caption or the error that barred it."""
         on_cpu, threads = self.device.type == "cpu", torch.get_num_threads()
         options = options or DecodingOptions()
@@ -289,7 +289,7 @@ class Captioner:
             captions.append(replace(best, alternatives=tuple(others)))
         return captions
 
-    def _attempt_read(self, source: Source) -> tuple[Source, Photo | ImageReadError]:
+    def _attempt_read(self, source: Given) -> tuple[Given, Photo | ImageReadError]:
         try:
             return source, self.read(source)
         except ImageReadError as error:
@@ -297,8 +297,8 @@ class Captioner:
             return source, ImageReadError(str(error))
 
     def _attempt_batch(
-        self, batch: Sequence[tuple[Source, Photo | ImageReadError]], options: DecodingOptions
-    ) -> list[tuple[Source, Caption | ImageReadError]]:
+        self, batch: Sequence[tuple[Given, Photo | ImageReadError]], options: DecodingOptions
+    ) -> list[tuple[Given, Caption | ImageReadError]]:
         photos = [photo for _, photo in batch if isinstance(photo, Photo)]
         captions = iter(self.describe(photos, self.encode(photos), options) if photos else [])
         return [(source, photo if isinstance(photo, ImageReadError) else next(captions)) for source, photo in batch]

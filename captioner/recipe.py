@@ -36,8 +36,9 @@ class DataConfig(Settings):
     crop : float
         Largest share of a photo's width, and of its height, cut off at random in all views but the first.
     views : int
-        Views of every photo that are stored, one an epoch by turns: the first is the photo as it is,
-        the others are mirrored or cropped. Features that are computed as they are needed have a new view every epoch.
+        Views of every photo that are stored, one an epoch by turns: the first is the photo as it is, every other one is
+        cropped, and every second one mirrored, as `crop` and `mirror` say. Features that are computed as they are
+        needed have a new view every epoch.
     """
 
     root: str
@@ -64,6 +65,8 @@ class DataConfig(Settings):
             yield f"crop = {self.crop} must lie in 0..0.9"
         if self.views > 1 and not self.mirror and not self.crop:
             yield f"views = {self.views} would be all alike without mirror or crop"
+        elif self.views > 2 and not self.crop:
+            yield f"views = {self.views} would be alike but for two without crop; set views = 2, or crop"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class HardAttentionConfig(Settings):
     entropy : float
         lambda_e, weight of the entropy of the attention.
     baseline_decay : float
-        Share of a moving average kept at each step.
+        Share of a moving average kept at each batch, of which a step has `accumulate`.
     sampling : float
         Probability that the words of an image are looked for at sampled locations rather than everywhere.
     sampling_warmup : float
@@ -180,9 +183,9 @@ class TrainConfig(Settings):
     checkpoint_steps : int
         Steps between two resumable checkpoints, besides the one after each epoch.
     seed : int
-        Of weights, batches, dropout and sampled locations.
+        Of weights, batches, dropout, and captions and locations that are sampled.
     hard_attention : HardAttentionConfig
-        Read only if the decoder's attention is hard.
+        Read only if the decoder's attention is hard; of self-critical training only `sampling`.
     self_critical : SelfCriticalConfig
         Read only if that is the objective.
     """
@@ -213,6 +216,8 @@ class TrainConfig(Settings):
         for name in ("epochs", "images_per_batch", "accumulate", "patience", "checkpoint_steps"):
             if getattr(self, name) < 1:
                 yield f"{name} = {getattr(self, name)} must be at least 1"
+        if self.accumulate > self.images_per_batch:
+            yield f"accumulate = {self.accumulate} must not be more than images_per_batch = {self.images_per_batch}"
         for name in ("learning_rate", "encoder_learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 yield f"{name} = {getattr(self, name)} must be positive"
@@ -230,6 +235,10 @@ class TrainConfig(Settings):
             yield f"fine_tune_from = {self.fine_tune_from} must be at least 1"
         if self.objective == "self_critical" and self.start is None:
             yield "objective = 'self_critical' needs start, a checkpoint trained with 'cross_entropy'"
+        if self.objective == "self_critical" and self.hard_attention != HardAttentionConfig(
+            sampling=self.hard_attention.sampling
+        ):
+            yield "hard_attention: objective = 'self_critical' reads sampling alone; leave the others out"
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def encode_prefix(options: DecodingOptions, vocabulary: Vocabulary) -> list[int]
         If the vocabulary lacks one.
     """
     tokens = [vocabulary.eos if word == END else vocabulary.encode([word])[0] for word in options.prefix]
-    never = (vocabulary.pad, vocabulary.bos, vocabulary.unk)
-    lacking = [word for word, token in zip(options.prefix, tokens, strict=True) if token in never]
+    special = (vocabulary.pad, vocabulary.bos, vocabulary.eos, vocabulary.unk)
+    lacking = [word for word, token in zip(options.prefix, tokens, strict=True) if token in special and word != END]
     if lacking:
         raise CaptionerError(
             f"prefix has words that the model does not know: {', '.join(map(repr, dict.fromkeys(lacking)))}; "

@@ -24,6 +24,7 @@ _DARK = 0.25  # brightness left where nothing was looked at
 _GLOW, _GLOW_SHARE = (255, 214, 60), 0.25
 _INK = "#333333"
 _SIDE = 480  # pixels, of a photo drawn several times
+_PIECES = 4  # a matrix of attention has of each side of the photo
 # Inches: the matrix is 1100 pixels wide at 150 to the inch.
 _WIDTH, _NARROWEST, _ROW, _HEAD, _SLIVER, _GAP = 7.33, 0.34, 0.27, 1.1, 0.12, 0.08
 _TITLE, _LABEL, _PERCENT = 13, 11, 8  # points
@@ -192,8 +193,8 @@ def filmstrip(
     return figure
 
 
-def sum_by_piece(attention: np.ndarray, region: Region, pieces: int = 4) -> tuple[np.ndarray, list[Region]]:
-    """Sum maps over pieces of the photo, each some whole cells of the grid.
+def sum_by_piece(attention: np.ndarray, region: Region) -> tuple[np.ndarray, list[Region]]:
+    """Sum maps over pieces of the photo, each some whole cells of the grid: 4 x 4, or as many as a side has cells.
 
     Parameters
     ----------
@@ -201,8 +202,6 @@ def sum_by_piece(attention: np.ndarray, region: Region, pieces: int = 4) -> tupl
         (T, rows, columns).
     region : tuple of 4 floats
         The part of the photo the grid covers, pixels.
-    pieces : int
-        Pieces per side; fewer where the grid has fewer cells, and not of one size if they do not divide it.
 
     Returns
     -------
@@ -212,7 +211,7 @@ def sum_by_piece(attention: np.ndarray, region: Region, pieces: int = 4) -> tupl
         Left, top, right and bottom of every piece, pixels.
     """
     _, rows, columns = attention.shape
-    down, across = _cuts(rows, pieces), _cuts(columns, pieces)
+    down, across = _cuts(rows), _cuts(columns)
     bands = np.add.reduceat(attention.astype(np.float64), down[:-1], axis=1)
     sums = np.add.reduceat(bands, across[:-1], axis=2).reshape(len(attention), -1)
     left, top, right, bottom = region
@@ -220,15 +219,13 @@ def sum_by_piece(attention: np.ndarray, region: Region, pieces: int = 4) -> tupl
     return sums, [(x0, y0, x1, y1) for y0, y1 in pairwise(y) for x0, x1 in pairwise(x)]
 
 
-def _cuts(cells: int, pieces: int) -> np.ndarray:
-    """Where a side of so many cells is cut, both ends included."""
-    pieces = min(pieces, cells)
+def _cuts(cells: int) -> np.ndarray:
+    """Where a side of so many cells is cut, both ends included; not in equal parts if they do not divide it."""
+    pieces = min(_PIECES, cells)
     return np.arange(pieces + 1) * cells // pieces
 
 
-def attention_matrix(
-    image: Image.Image, words: Sequence[str], attention: np.ndarray, region: Region, pieces: int = 4
-) -> Figure:
+def attention_matrix(image: Image.Image, words: Sequence[str], attention: np.ndarray, region: Region) -> Figure:
     """Draw words x pieces of the photo, as matrices of alignment in machine translation are drawn.
 
     A column is headed by its piece, a row by its word; the darker a cell, the more of the word's attention the
@@ -244,10 +241,8 @@ def attention_matrix(
         (T, rows, columns).
     region : tuple of 4 floats
         The part of the photo the grid covers, pixels of `image`.
-    pieces : int
-        Per side of the photo, at most.
     """
-    shares, boxes = sum_by_piece(attention, region, pieces)
+    shares, boxes = sum_by_piece(attention, region)
     count, together = len(boxes), sum(box[1] == region[1] for box in boxes)
     labels = _tell_apart(words)
     left = max(map(_font(_LABEL).getlength, labels)) / 72 + 3 * _GAP

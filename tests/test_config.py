@@ -93,6 +93,32 @@ def test_a_recipe_cannot_decode_soft_attention_as_hard(attention: str, fits: boo
             Recipe.from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("table", "values", "message"),
+    [
+        ("data", {"views": 2}, "views = 2 would be all alike"),
+        ("data", {"views": 3, "mirror": True}, "views = 3 would be alike but for two"),
+        (
+            "train",
+            {"accumulate": 8, "images_per_batch": 4},
+            "accumulate = 8 must not be more than images_per_batch = 4",
+        ),
+        (
+            "train",
+            {"objective": "self_critical", "start": "x", "hard_attention": {"sampling_warmup": 0.6}},
+            "hard_attention: objective = 'self_critical' reads sampling alone",
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing_or_fail_later_are_refused(
+    table: str, values: dict[str, object], message: str
+) -> None:
+    recipe: dict[str, dict[str, object]] = {"data": {"root": "x"}, "encoder": {"name": "resnet18"}}
+    recipe[table] = {**recipe.get(table, {}), **values}
+    with pytest.raises(CaptionerError, match=message):
+        Recipe.from_dict(recipe)
+
+
 def test_a_missing_setting_is_named() -> None:
     with pytest.raises(CaptionerError, match="EncoderConfig: missing setting name"):
         EncoderConfig.from_dict({})

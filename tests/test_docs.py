@@ -191,7 +191,8 @@ def test_the_tutorial_leads_to_a_captioner(tmp_path: Path, monkeypatch: pytest.M
 
 def test_nothing_is_left_to_be_filled_in() -> None:
     for document in DOCUMENTS:
-        assert not re.findall(r"^[A-Z]+_[A-Z]+$|TODO|FIXME", document.read_text(encoding="utf-8"), re.M), document
+        text = re.sub(r"```.*?```|`[^`]*`", "", document.read_text(encoding="utf-8"), flags=re.S)
+        assert not re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b|TODO|FIXME", text), document
 
 
 def test_no_block_is_passed_over() -> None:

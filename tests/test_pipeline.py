@@ -330,7 +330,8 @@ def test_captions_are_drawn_at_a_temperature(captioner: Captioner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "lacking"), [(("a", "zyzzyva", "Dog"), "'zyzzyva', 'Dog'"), (("<pad>",), "'<pad>'"), (("",), "''")]
+    ("prefix", "lacking"),
+    [(("a", "zyzzyva", "Dog"), "'zyzzyva', 'Dog'"), (("<pad>", "<eos>"), "'<pad>', '<eos>'"), (("",), "''")],
 )
 def test_words_that_the_model_does_not_know_are_named(
     captioner: Captioner, prefix: tuple[str, ...], lacking: str
@@ -339,6 +340,21 @@ def test_words_that_the_model_does_not_know_are_named(
     for refuse in (captioner.check, lambda options: captioner.caption(PHOTOS[0], options)):
         with pytest.raises(CaptionerError, match=rf"prefix has words .* does not know: {lacking}; choose others"):
             refuse(options)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_whose_numbers_overflow_is_named(temperature: float) -> None:
+    broken = Captioner.load(device="cpu", precision="float32")
+    with torch.no_grad():
+        broken.model.decoder.output_word.bias.fill_(torch.nan)
+    with pytest.raises(CaptionerError, match="the model gives no word a probability, its numbers overflow"):
+        broken.caption(PHOTOS[0], DecodingOptions(temperature=temperature))
+
+
+def test_captions_are_told_apart_as_objects(captioner: Captioner) -> None:
+    first, second = captioner.caption(PHOTOS[0]), captioner.caption(PHOTOS[0])
+    assert first == first
+    assert len({first, second}) == 2
 
 
 def test_a_lane_computes_in_one_thread_and_leaves_others_theirs() -> None:

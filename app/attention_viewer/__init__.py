@@ -16,6 +16,7 @@ import numpy as np
 import streamlit as st
 
 from app.photos import Shown
+from captioner.metrics.attention import entropies
 
 if TYPE_CHECKING:
     from captioner.pipeline import Caption
@@ -114,13 +115,6 @@ def attention_viewer(
     }
     _component(key=key, data=data, on_beam_change=_ignore, on_choose_change=on_choose or _ignore)
     return beam
-
-
-def entropies(attention: np.ndarray) -> np.ndarray:
-    """Entropy of each map (T, rows, columns), bits: (T,)."""
-    weights = attention.reshape(len(attention), -1).astype(np.float64)
-    bits: np.ndarray = -(weights * np.log2(np.where(weights > 0, weights, 1))).sum(1)
-    return bits
 
 
 def _pane(label: str, captions: Sequence[Caption], photo: Shown) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from captioner.data.readers import READERS, CaptionedImage
 from captioner.errors import DatasetError
 from captioner.paths import is_file, is_folder
 from captioner.recipe import DataConfig
+from captioner.vocabulary import tokenize
 
-__all__ = ["DATA_VARIABLE", "CaptionedImage", "data_root", "list_split", "read_split"]
+__all__ = ["DATA_VARIABLE", "CaptionedImage", "data_root", "list_split", "read_split", "with_words"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,29 @@ def read_split(config: DataConfig, split: str) -> list[CaptionedImage]:
         If a file is absent or malformed, or none of the photos is there.
     """
     return _present(list_split(config, split), split)
+
+
+def with_words(images: Sequence[CaptionedImage]) -> list[CaptionedImage]:
+    """Leave out captions without a word: as a reference, their length of nothing would be the closest to a short one's.
+
+    Raises
+    ------
+    DatasetError
+        If nothing is left of a photo's, or there is one photo alone: such a split cannot be scored.
+    """
+    kept = []
+    for image in images:
+        captions = tuple(caption for caption in image.captions if tokenize(caption))
+        if len(captions) < len(image.captions):
+            gone = len(image.captions) - len(captions)
+            log.warning("%s: %d references have no word, passed over", image.path.name, gone)
+        kept.append(dataclasses.replace(image, captions=captions))
+    empty = [image.path.name for image in kept if not image.captions]
+    if empty:
+        raise DatasetError(f"{empty[0]}: no reference with a word ({len(empty)} such photos); take them off the split")
+    if len(kept) < 2:
+        raise DatasetError("one photo alone cannot be scored by CIDEr; it needs two or more")
+    return kept
 
 
 def list_split(config: DataConfig, split: str) -> list[CaptionedImage]:

@@ -21,9 +21,9 @@ _SIDES = {"left", "right"}
 
 
 class Photos:
-    """Photos, row after row; view 0 of each is the photo itself, the others are mirrored or cropped.
+    """Photos, row after row; view 0 of each is the photo itself, the others are cropped, and the odd ones mirrored.
 
-    Every odd view is mirrored, unless a caption of the photo tells left from right. The crop of a view depends on the
+    A photo is not mirrored if a caption of it tells left from right. The crop of a view depends on the
     photo's name and the view's number alone, so that it is the same when a run is resumed or a store built again.
 
     Parameters

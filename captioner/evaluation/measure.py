@@ -20,7 +20,7 @@ from captioner.evaluation.deletion import deletion_falls
 from captioner.evaluation.localization import Pointed, point
 from captioner.evaluation.perplexity import reference_log_probs
 from captioner.evaluation.scores import COMBINE, ENTROPY, MOVEMENT, PERPLEXITY, fall_statistics, object_statistics
-from captioner.metrics.attention import entropy, movement
+from captioner.metrics.attention import entropies, movement
 from captioner.metrics.score import CorpusScore
 from captioner.pipeline import Caption, Captioner, Photo
 from captioner.prefetch import map_ahead
@@ -124,7 +124,7 @@ def measure(
             rows: list[dict[str, Sequence[float]]] = [
                 {
                     PERPLEXITY: log_probs,
-                    ENTROPY: (entropy(caption.attention), 1),
+                    ENTROPY: (float(entropies(caption.attention).mean()), 1),
                     MOVEMENT: (movement(caption.attention), 1),
                 }
                 for caption, log_probs in zip(captions, rated[decoding.context], strict=True)

@@ -14,11 +14,11 @@ Region = tuple[float, float, float, float]
 TOLERANCE = 15.0
 
 
-def entropy(attention: np.ndarray) -> float:
-    """Mean entropy of the words' maps (T, rows, columns), bits: 0 for one cell each, log2(cells) for flat ones."""
+def entropies(attention: np.ndarray) -> np.ndarray:
+    """Entropy (T,) of each word's map (T, rows, columns), bits: 0 for one cell, log2(cells) for a flat map."""
     maps = attention.reshape(len(attention), -1).astype(np.float64)
-    logs = np.log2(maps, out=np.zeros_like(maps), where=maps > 0)
-    return float(-(maps * logs).sum(1).mean())
+    bits: np.ndarray = -(maps * np.log2(maps, out=np.zeros_like(maps), where=maps > 0)).sum(1)
+    return bits
 
 
 def movement(attention: np.ndarray) -> float:

@@ -74,14 +74,10 @@ def cider(references: References, hypotheses: Hypotheses) -> CorpusScore:
     captions = [[numbers.setdefault(w, len(numbers)) for w in caption] for caption in hypotheses]
     if len(numbers) > MOST_WORDS:
         raise MetricUnavailableError(f"counts at most {MOST_WORDS:,} different words, not {len(numbers):,}")
-    lengths = np.array([[len(caption)] for caption in captions])
-    words = np.zeros((len(captions), 1, lengths.max()), np.int64)
-    for image, caption in enumerate(captions):
-        words[image, 0, : len(caption)] = caption
     reward = CiderReward(encoded, len(numbers), plain=True)
     # In parts, for an image with many references makes the arrays of all images large.
     parts = [range(start, min(start + _PART, len(captions))) for start in range(0, len(captions), _PART)]
-    scores = [reward.score(part, words[part], lengths[part])[:, 0] for part in parts]
+    scores = [reward.score_one_each(part, captions[part.start : part.stop]) for part in parts]
     return mean_score("CIDEr", 100 * np.concatenate(scores))
 
 
@@ -188,6 +184,14 @@ class CiderReward:
         # An image with fewer references than another has columns of nothing, which add nothing.
         scores: Floats = 10 / len(_ORDERS) * similarity.sum(2) / given[:, None]
         return scores
+
+    def score_one_each(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> Floats:
+        """Score one caption, numbers of words, of each of B images: (B,), 0 to 10."""
+        lengths = np.array([[len(caption)] for caption in captions])
+        words = np.zeros((len(captions), 1, lengths.max()), np.int64)
+        for place, caption in enumerate(captions):
+            words[place, 0, : len(caption)] = caption
+        return self.score(images, words, lengths)[:, 0]
 
     def _padded(self, captions: Ints) -> tuple[Ints, Ints]:
         """Words (R, T) of the given captions, and their lengths (R,)."""

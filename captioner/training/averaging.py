@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from captioner.models.show_attend_tell import ShowAttendTell
 class WeightAverage:
     """The average of what a model's weights have been, as a model of its own.
 
-    It is their plain mean as long as that gives the newest a larger share than 1 - `decay`, and an exponential average
-    from then on: what a run starts from is no part of it. Weights that are not trained stay as they are, to the bit,
-    for stores of what they give go by that (`torch.optim.swa_utils.AveragedModel` turns -0.0 into 0.0).
+    It is their plain mean (Polyak and Juditsky 1992) as long as that gives the newest a larger share than 1 - `decay`,
+    and an exponential average from then on: what a run starts from is no part of it. Weights that are not trained stay
+    as they are, to the bit, for stores of what they give go by that (`torch.optim.swa_utils.AveragedModel` turns -0.0
+    into 0.0).
 
     Parameters
     ----------
@@ -29,27 +31,32 @@ class WeightAverage:
     ----------
     model : ShowAttendTell
         The average.
+    steps : int
+        How many it has taken in.
     """
 
     def __init__(self, model: ShowAttendTell, decay: float) -> None:
         self.model = copy.deepcopy(model)
         self.decay = decay
+        self.steps = 0
         pairs = zip(self.model.named_parameters(), model.parameters(), strict=True)
         trained = [(name, mean.detach(), weight) for (name, mean), weight in pairs if weight.requires_grad]
         self._means = {name: mean for name, mean, _ in trained}
         self._weights: tuple[Tensor, ...] = tuple(weight for *_, weight in trained)
 
     @torch.no_grad()
-    def update(self, steps: int) -> None:
-        """Take in the weights after a step, of which there were `steps` before."""
-        share = max(1 - self.decay, 1 / (steps + 1))
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        share = max(1 - self.decay, 1 / self.steps)
         torch._foreach_lerp_(tuple(self._means.values()), self._weights, share)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Give the averaged weights by name."""
-        return dict(self._means)
+    def state_dict(self) -> dict[str, Any]:
+        """Give `steps`, and the averaged weights by name as `means`."""
+        return {"steps": self.steps, "means": dict(self._means)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+        self.steps = state["steps"]
         for name, mean in self._means.items():
-            mean.copy_(state[name])
+            mean.copy_(state["means"][name])

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from captioner.data.dataset import Batch
-from captioner.models.attention import EVERYWHERE, Choice, sample
+from captioner.models.attention import EVERYWHERE
 from captioner.models.decoder import AttentionDecoder
 from captioner.recipe import HardAttentionConfig
 from captioner.training.distributed import add_over_processes
-from captioner.training.objective import LossOutput, doubly_stochastic_term, word_log_probs
+from captioner.training.objective import (
+    LossOutput,
+    doubly_stochastic_term,
+    log_prob_of_locations,
+    sampled_for_some,
+    word_log_probs,
+)
 
 
 class HardAttention(nn.Module):
@@ -24,8 +30,8 @@ class HardAttention(nn.Module):
 
     summed over captions and divided by their number of words, so that every term is a mean per word. With
     lambda_r = 1 and lambda_e = 0 its expectation is the exact gradient of sum_s p(s) log p(y | s), per word.
-    b is a moving average over batches of the log-likelihood per word under sampled locations; H is the sum over
-    the words of the entropy of where they may be looked for.
+    b is a moving average over batches, of which a step that is accumulated has several, of the log-likelihood per word
+    under sampled locations; H is the sum over the words of the entropy of where they may be looked for.
 
     That is `estimator = "paper"`. With "per_word", step t is rewarded with what it can have had a part in and no
     more, sum_{t' >= t} (log p(y_t' | s) - b[y_t']), where every word of the vocabulary has a moving average b of
@@ -127,18 +133,6 @@ class HardAttention(nn.Module):
         means = (totals / counts).view_as(self.baseline).to(self.baseline.dtype)
         moved = self.baseline.lerp(means, 1 - self.config.baseline_decay)
         self.baseline.copy_(torch.where(counts.view_as(self.baseline) > 0, moved, self.baseline))
-
-
-def sampled_for_some(images: int, probability: float, device: torch.device) -> Choice:
-    """Toss a coin for each image, for all its captions and words: sampled locations, or the expectation."""
-    sampled = torch.rand(images, 1, device=device) < probability
-    return lambda alpha: torch.where(sampled, sample(alpha), EVERYWHERE)
-
-
-def log_prob_of_locations(alpha: Tensor, location: Tensor, drawn: Tensor) -> Tensor:
-    """Log alpha of every location that was drawn, 0 elsewhere: (B, K, T); its sum over a caption is log p(s)."""
-    chosen = alpha.gather(-1, location.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, K, T)
-    return chosen.masked_fill(~drawn, 1).log()
 
 
 def _entropy(alpha: Tensor) -> Tensor:

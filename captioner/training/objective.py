@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from captioner.data.dataset import Batch
+from captioner.models.attention import EVERYWHERE, Choice, sample
 from captioner.models.decoder import AttentionDecoder
 
 
@@ -77,3 +78,15 @@ def doubly_stochastic_term(alpha: Tensor, real: Tensor, captions: float) -> Tens
     """
     looked = (alpha * real.unsqueeze(-1)).sum(2)  # (B, K, L)
     return torch.square(1 - looked)[real.any(2)].sum() / (captions * alpha.shape[-1])
+
+
+def sampled_for_some(images: int, probability: float, device: torch.device) -> Choice:
+    """Toss a coin for each image, for all its captions and words: sampled locations, or the expectation."""
+    sampled = torch.rand(images, 1, device=device) < probability
+    return lambda alpha: torch.where(sampled, sample(alpha), EVERYWHERE)
+
+
+def log_prob_of_locations(alpha: Tensor, location: Tensor, drawn: Tensor) -> Tensor:
+    """Log alpha of every location that was drawn, 0 elsewhere: (B, K, T); its sum over a caption is log p(s)."""
+    chosen = alpha.gather(-1, location.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, K, T)
+    return chosen.masked_fill(~drawn, 1).log()

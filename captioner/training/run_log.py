@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,11 @@ class RunLog:
         self._report, threading.excepthook = threading.excepthook, self._report_others
         self._path = path
         self._file = path.open("ab", buffering=0)
-        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
 
     def write(self, step: int, **scalars: float) -> None:
-        """Write named scalars of one step."""
+        """Write named scalars of one step, without those that overflowed, for which JSON has no number."""
+        scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
         try:
             write_all(self._file, json.dumps({"step": step, **scalars}).encode() + b"\n")
             for name, value in scalars.items():

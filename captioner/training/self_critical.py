@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.config import DecodingOptions
-from captioner.data.dataset import Batch
+from captioner.data.dataset import Batch, padded
 from captioner.decoding import beam_search, sample_captions
 from captioner.errors import DatasetError
 from captioner.metrics.bleu import BleuReward
@@ -18,8 +18,12 @@ from captioner.metrics.cider import CiderReward
 from captioner.models.attention import EVERYWHERE, expectation
 from captioner.models.decoder import AttentionDecoder
 from captioner.recipe import SelfCriticalConfig
-from captioner.training.hard_attention import log_prob_of_locations, sampled_for_some
-from captioner.training.objective import LossOutput, doubly_stochastic_term
+from captioner.training.objective import (
+    LossOutput,
+    doubly_stochastic_term,
+    log_prob_of_locations,
+    sampled_for_some,
+)
 from captioner.vocabulary import Vocabulary, tokenize
 
 _CHECKED_IMAGES = 500
@@ -36,10 +40,11 @@ class SelfCritical(nn.Module):
     plus `config.bleu` times BLEU-4, the end token counting as a word: without it captions that break off ("a man
     riding a") score best. b_k is the mean reward of the other K - 1 samples, or the reward of the greedy caption
     (section 3.2); neither depends on w_k, so the estimator is unbiased. The samples come from the network as it is
-    trained, dropout included; the greedy caption, as in captioning, without.
+    trained, dropout included; the greedy caption without, all locations seen by their weights.
 
-    Under hard attention the locations of a caption are drawn with it, for an image with the probability with which they
-    are in `HardAttention`, and share its reward: log p(w_k) is then log p(w_k | s_k) + log p(s_k).
+    Under hard attention the locations of a caption are drawn with it, for an image with probability `sampling`, and
+    share its reward: log p(w_k) is then log p(w_k | s_k) + log p(s_k). Leaving a sample out of its own baseline is
+    Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!".
 
     Parameters
     ----------
@@ -135,15 +140,16 @@ class SelfCritical(nn.Module):
         training = decoder.training
         decoder.eval()
         options = DecodingOptions(beam_size=1, max_length=self.max_length)
-        found = beam_search(
-            decoder.step, decoder.init_state(features), len(features), self.vocabulary, options, features.device
-        )
-        decoder.train(training)
+        try:
+            found = beam_search(
+                decoder.step, decoder.init_state(features), len(features), self.vocabulary, options, features.device
+            )
+        finally:
+            decoder.train(training)
         # Of a model that has diverged nothing is found; its loss tells.
-        captions = [[*best[0].tokens, *[self.vocabulary.eos] * best[0].ended] if best else [] for best in found]
-        width = max(1, *map(len, captions))
-        padded = [caption + [self.vocabulary.pad] * (width - len(caption)) for caption in captions]
-        return torch.tensor(padded, device=features.device).unsqueeze(1)
+        eos = [self.vocabulary.eos]
+        captions = [[[*best[0].tokens, *eos * best[0].ended] if best else eos] for best in found]
+        return padded(captions, self.vocabulary.pad).to(features.device)
 
 
 def _check(reward: CiderReward, references: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -151,16 +157,12 @@ def _check(reward: CiderReward, references: Sequence[Sequence[Sequence[int]]]) -
     draw = random.Random(0)
     rows = draw.sample(range(len(references)), min(_CHECKED_IMAGES, len(references)))
     captions = [references[row][0] for row in rows]
-    lengths = np.array([[len(caption)] for caption in captions])
-    words = np.zeros((len(rows), 1, lengths.max()), np.int64)
-    for place, caption in enumerate(captions):
-        words[place, 0, : len(caption)] = caption
     given = np.array([len(references[row]) for row in rows])
-    with_itself = reward.score(rows, words, lengths)[:, 0]
-    itself = 10 * np.minimum(lengths[:, 0], 4) / 4  # what a caption earns against itself
+    with_itself = reward.score_one_each(rows, captions)
+    itself = 10 * np.array([min(len(caption), 4) for caption in captions]) / 4  # what a caption earns against itself
     several = given > 1
     own = ((with_itself * given - itself)[several] / (given - 1)[several]).mean() if several.any() else np.inf
-    other = reward.score(rows[1:] + rows[:1], words, lengths).mean()
+    other = reward.score_one_each(rows[1:] + rows[:1], captions).mean()
     if own < 2 * other:
         raise DatasetError(
             f"a reference earns a CIDEr-D of {100 * own:.1f} from the others of its photo, and {100 * other:.1f} from "

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from captioner.checkpoint import save_checkpoint
 from captioner.data.dataset import Batch, CaptionDataset, Totals, bucketed_batches
-from captioner.ending import STOPS
+from captioner.ending import stop_requests
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
@@ -37,7 +36,6 @@ from captioner.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-_ECHO_SECONDS = 1.0  # torchrun passes on a signal that a scheduler or terminal has sent to all processes already
 _READERS = 4  # threads that read batches ahead; only decoding photos keeps more than one of them busy
 
 
@@ -152,7 +150,7 @@ class Trainer:
         """
         config, progress = self.recipe.train, self.progress
         run_log = RunLog(self.folder, progress.step, progress.epoch) if rank() == 0 else None
-        with _stop_requests() as requests, contextlib.closing(run_log) if run_log else contextlib.nullcontext():
+        with stop_requests() as requests, contextlib.closing(run_log) if run_log else contextlib.nullcontext():
             while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
                 start = time.monotonic()
                 self.model.train()
@@ -248,14 +246,16 @@ class Trainer:
             # Before it can reach the weights, and with them the next checkpoint.
             raise CaptionerError(
                 f"step {self.progress.step + 1}: the loss is {float(logs['loss'])} and the gradient's norm "
-                f"{float(logs['gradient_norm'])} on a batch of {self._names(parts)}; training stopped, the last "
-                "checkpoint is intact. Lower learning_rate"
+                f"{float(logs['gradient_norm'])} on a batch of {self._names(parts)}; training stopped, nothing of it "
+                "is in a checkpoint. Lower learning_rate"
             )
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        if self.average:
-            self.average.update(self.progress.step)
+        # A lowered scale tells that the step was left out.
+        if self.average and self.scaler.get_scale() >= scale:
+            self.average.update()
         return logs, stop
 
     def _diverged(self, logs: dict[str, Tensor]) -> bool:
@@ -324,30 +324,3 @@ def _schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
 def _step_seed(seed: int, step: int, process: int) -> int:
     digest = hashlib.sha256(f"{seed} {step} {process}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect what asks for the end instead of dying of it; a second one has its usual effect."""
-    requests: list[int] = []
-    # Those that are ignored, as under `nohup`, stay so.
-    before = {int(number): known for number in STOPS if (known := signal.getsignal(number)) != signal.SIG_IGN}
-    asked = -math.inf
-
-    def request(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if requests and time.monotonic() - asked > _ECHO_SECONDS:
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
-        if not requests:
-            requests.append(number)
-            asked = time.monotonic()
-            log.info("stopping after this step; once more to stop at once, and go on from the last checkpoint")
-
-    try:
-        for number in before:
-            signal.signal(number, request)
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,12 +9,11 @@ import torch
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage
 from captioner.data.dataset import Source
-from captioner.errors import DatasetError
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import cider_d
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.prefetch import map_ahead
-from captioner.search import encode_prefix, search
+from captioner.search import search
 from captioner.training.distributed import gather, share
 from captioner.vocabulary import Vocabulary, tokenize
 
@@ -27,7 +26,7 @@ class Validation:
     Parameters
     ----------
     images : sequence of CaptionedImage
-        Whose captions are the references.
+        Whose captions are the references; see `captioner.data.annotations.with_words`.
     source : Source
         Rows in the same order.
     vocabulary : Vocabulary
@@ -36,12 +35,6 @@ class Validation:
     precision : torch.dtype
         Arithmetic of what is computed of the encoder.
 
-    Raises
-    ------
-    DatasetError
-        If there are fewer than two photos.
-    CaptionerError
-        If the vocabulary lacks a word that captions are to begin with.
     """
 
     def __init__(
@@ -52,9 +45,6 @@ class Validation:
         options: DecodingOptions,
         precision: torch.dtype,
     ) -> None:
-        if len(images) < 2:
-            raise DatasetError("dev split: one photo alone cannot be scored by CIDEr; it needs two or more")
-        encode_prefix(options, vocabulary)  # now, not after an epoch
         self.references = [[tokenize(caption) for caption in image.captions] for image in images]
         self.source = source
         self.vocabulary = vocabulary

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from app.attention_viewer import entropies
 from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecodingOptions
 from captioner.images import load_image
+from captioner.metrics.attention import entropies
 from captioner.pipeline import Caption, Captioner
 from tests.app.browsing import opened
 from tests.conftest import EXAMPLES

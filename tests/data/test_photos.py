@@ -53,10 +53,12 @@ def test_crops_differ_by_view_and_photo_and_are_always_the_same(images: list[Cap
     assert torch.equal(photos.pixels(0, 2), again.pixels(3, 2))
 
 
-def test_a_crop_of_the_smallest_photo_is_not_empty(tmp_path: Path) -> None:
-    Image.new("RGB", (1, 300)).save(tmp_path / "line.png")
+def test_the_smallest_photo_can_be_cropped(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 300), "red").save(tmp_path / "line.png")
     photos = make([CaptionedImage(tmp_path / "line.png", ("a line",))], crop=0.9)
-    assert all(photos.pixels(0, view).numel() for view in range(20))
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
+    # Nothing of what lies outside the photo, which would be black.
+    assert all((photos.pixels(0, view) == red).all() for view in range(20))
 
 
 def test_crops_are_parts_of_the_photo_as_large_as_promised(tmp_path: Path) -> None:

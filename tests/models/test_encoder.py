@@ -108,6 +108,12 @@ def test_a_grid_that_cannot_be_had_is_refused_with_the_cure() -> None:
         _on_meta(EncoderConfig("resnet18", weights="none", grid=10, input_size=224))
 
 
+@pytest.mark.parametrize(("name", "size", "grid"), [("efficientnet_lite2", None, 18), ("resnet50", 300, 20)])
+def test_dilation_that_gives_a_cell_less_is_refused(name: str, size: int | None, grid: int) -> None:
+    with pytest.raises(CaptionerError, match=rf"grid = {grid} cannot be had .* dilation gives {grid - 1} x {grid - 1}"):
+        _on_meta(EncoderConfig(name, weights="none", grid=grid, input_size=size))
+
+
 def test_a_cure_that_would_not_help_is_not_named() -> None:
     # 740 pixels, at its stride of 37, would give 21 x 21.
     with pytest.raises(CaptionerError, match=r"grid = 20 cannot be had .* which gives 8 x 8; leave"):

@@ -168,10 +168,13 @@ def test_the_greedy_baseline_leaves_the_mode_of_the_decoder_alone(decoder: Atten
 
 
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
-def test_a_model_that_has_diverged_shows_in_the_loss(decoder: AttentionDecoder, batch: Batch, baseline: str) -> None:
+@pytest.mark.parametrize("bleu", [0.0, 2.0])
+def test_a_model_that_has_diverged_shows_in_the_loss(
+    decoder: AttentionDecoder, batch: Batch, baseline: str, bleu: float
+) -> None:
     with torch.no_grad():
         decoder.output_word.bias.fill_(torch.nan)
-    assert torch.isnan(make_objective(baseline)(decoder, batch).loss)
+    assert torch.isnan(make_objective(baseline, bleu=bleu)(decoder, batch).loss)
 
 
 def test_captions_that_are_not_their_photos_are_refused() -> None:

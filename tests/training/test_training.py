@@ -245,8 +245,32 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 1
     message = capsys.readouterr().err
     assert re.search(r"step 1: the loss is [0-9.]+ and the gradient's norm inf on a batch of photo\d+\.jpg, ", message)
-    assert "training stopped, the last checkpoint is intact" in message
+    assert "training stopped, nothing of it is in a checkpoint" in message
     assert stepped == []
+
+
+def test_a_step_that_overflows_in_half_precision_is_left_out_of_the_average_and_the_log(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(workplace, epochs=1, extra="average = 0.9", precision='"float16"')
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
+    step, norms = Trainer._step, list[float]()
+
+    def spy(self: Trainer, parts: list[Batch], requests: list[int]) -> object:
+        if self.progress.step == 2:
+            self.scaler.update(2.0**120)  # more than half precision holds of a gradient, whatever it is
+        logs, stop = step(self, parts, requests)
+        norms.append(float(logs["gradient_norm"]))
+        return logs, stop
+
+    monkeypatch.setattr(Trainer, "_step", spy)
+    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 0
+    taken = sum(map(math.isfinite, norms))
+    assert 1 <= taken < len(norms)
+    assert load_training_state(workplace / "run" / "last")["average"]["steps"] == taken
+    rows = [json.loads(line) for line in (workplace / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
 def test_a_seed_on_the_command_line_takes_the_place_of_the_recipes(workplace: Path) -> None:
