@@ -150,7 +150,7 @@ def _encode(caption: str, vocabulary: Vocabulary, max_length: int) -> list[int]:
 
 
 def padded(captions: Sequence[Sequence[Sequence[int]]], pad: int) -> Tensor:
-    """Lay the captions of B photos out as `Batch.tokens`."""
+    """Lay the captions of B photos, each of which has one or more, out as `Batch.tokens`: (B, K, longest) int64."""
     # Longest first, so that in late steps the decoder can leave rows out.
     ordered = [sorted(image, key=len, reverse=True) for image in captions]
     tokens = torch.full((len(ordered), max(map(len, ordered)), max(len(image[0]) for image in ordered)), pad)

@@ -273,7 +273,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(workplace: Path) -> None:
     )
     assert process.returncode == 1
     assert re.search(
-        r"train\.py: run/last: cannot be written \(.+\); the checkpoint before it is intact", process.stderr
+        r"train\.py: run/last: cannot be written \(.+\); one that was there before is intact", process.stderr
     )
     assert "Traceback" not in process.stderr
     assert furthest(before, weights(workplace, "run")) == 0
