@@ -193,7 +193,7 @@ def test_coins_are_tossed_per_image_and_shared_by_its_captions(decoder: Attentio
 @pytest.fixture
 def likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the likeliest location in place of a sampled one, so that nothing is random but the coins."""
-    monkeypatch.setattr("captioner.training.hard_attention.sample", lambda alpha: alpha.argmax(-1))
+    monkeypatch.setattr("captioner.training.objective.sample", lambda alpha: alpha.argmax(-1))
 
 
 PADDED = torch.tensor([[[BOS, 4, 5, EOS], [BOS, 6, EOS, PAD], [PAD] * 4], [[BOS, 5, EOS, PAD], [PAD] * 4, [PAD] * 4]])
