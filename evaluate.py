@@ -190,6 +190,7 @@ def measure_systems(
         seen = measure(system.captioner, images, decodings, deletion=options.attention, instances=instances)
         for decoding, measured in zip(decodings, seen, strict=True):
             context = "" if decoding.context == "expectation" else f", {decoding.context}"
+            context += f", seed {decoding.seed}" if decoding.context == "sample" else ""
             name = f"{system.name}, beam {decoding.beam_size}{context}"
             settings = {
                 "checkpoint": system.checkpoint,

@@ -18,7 +18,7 @@ from captioner.checkpoint_files import CONFIG, read_config
 from captioner.config import ModelConfig
 from captioner.data.annotations import CaptionedImage, read_split, with_words
 from captioner.data.dataset import CaptionDataset, Source
-from captioner.data.features import FeatureStore, StoredViews, fingerprint
+from captioner.data.features import FeatureStore, StoredViews, store_name
 from captioner.data.photos import Photos
 from captioner.devices import choose_device
 from captioner.ending import exit_code, stoppable, tell
@@ -99,7 +99,7 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
         photos = Photos(images, model.encoder.preprocessing, data)
         if recipe.train.features == "computed":
             return photos
-        name = "-".join([Path(recipe.data.root).name, split, recipe.train.precision, fingerprint(frozen)[:12]])
+        name = store_name(recipe.data.root, split, recipe.train.precision, frozen)
         return StoredViews(
             [
                 FeatureStore.build(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -301,14 +300,15 @@ def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings
         hard = models.is_hard(checkpoint)
         if hard:
             st.button("Draw other cells", on_click=_draw_again, args=("cells-seed",))
-    options = DecodingOptions(
+    same = DecodingOptions(
+        beam_size=1,
         max_length=max(len(caption.words), DecodingOptions.max_length),
         context="sample" if hard else "expectation",
         seed=st.session_state.get("cells-seed", 0) if hard else 0,
+        prefix=(*caption.words, END) if caption.ended else caption.words,
     )
-    same = dataclasses.replace(options, beam_size=1, prefix=(*caption.words, END) if caption.ended else caption.words)
     try:
-        own = models.caption(photo, checkpoint, options)
+        own = models.caption(photo, checkpoint, models.usual_options(checkpoint))
         again = models.caption(photo, checkpoint, same)
     except CaptionerError as error:
         show_error(str(error))

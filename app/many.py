@@ -133,8 +133,10 @@ class Album:
         self.seconds += time.monotonic() - started
 
 
-def _by_name(upload: Upload) -> list[str]:
-    return [natural(part) for part in upload.name.split("/")]
+def _by_name(upload: Upload) -> list[tuple[bool, str]]:
+    *folders, name = upload.name.split("/")
+    # A folder's photos stand before the folders in it.
+    return [*((True, natural(folder)) for folder in folders), (False, natural(name))]
 
 
 def _caption(

@@ -13,7 +13,7 @@ import streamlit as st
 
 from app.arguments import arguments
 from app.photos import TURN, Upload
-from captioner.checkpoint_files import BUNDLED, read_config, to_model_config, weights_sha256
+from captioner.checkpoint_files import BUNDLED, model_id, read_config, to_model_config
 from captioner.config import DecodingOptions
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _captioner(checkpoint: Path) -> tuple[Captioner, str]:
     from captioner.pipeline import Captioner
 
     # Hashed now, for the files may be those of a later model when it is asked for.
-    return Captioner.load(checkpoint), weights_sha256(checkpoint)[:12]
+    return Captioner.load(checkpoint), model_id(checkpoint)
 
 
 def captioner(checkpoint: Path) -> Captioner:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from captioner.errors import ImageReadError
 from captioner.images import SUFFIXES, load_image
+from captioner.regions import Region, scaled
 
 TYPES = [suffix[1:] for suffix in SUFFIXES]
 MAX_MEGABYTES = 20  # of one photo; the server refuses more while it is being sent, by app/.streamlit/config.toml
@@ -65,12 +66,9 @@ class Shown:
         """The photo as it is shown, RGB."""
         return load_image(self.jpeg)
 
-    def scaled(self, region: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Turn a rectangle of the whole photo into one of `image`; pixels."""
-        width, height = self.image.size
-        left, top, right, bottom = region
-        fx, fy = width / self.width, height / self.height
-        return left * fx, top * fy, right * fx, bottom * fy
+    def scaled(self, region: Region) -> Region:
+        """Turn a rectangle of the whole photo into one of `image`."""
+        return scaled(region, self.image.width / self.width, self.image.height / self.height)
 
 
 def shown(upload: Upload) -> Shown:

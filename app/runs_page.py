@@ -67,7 +67,7 @@ def _show_runs(chosen: list[str], followed: bool) -> None:
     for start in range(0, len(drawn), 2):
         for column, panel in zip(st.columns(2, gap="medium"), drawn[start : start + 2], strict=False):
             with column:
-                st.markdown(f"##### {plain(panel.title)}", anchors=False)
+                st.subheader(plain(panel.title), anchor=False)
                 st.altair_chart(runs.chart(panel, list(rows)), alt=panel.title)
     table = [runs.summary(run, rows[run.name]) for run in found if run.name in rows]
     scores = {name for row in table for name, value in row.items() if isinstance(value, float)}

@@ -53,8 +53,8 @@ CLOCK = """
       const chosen = new Promise((done) => {
         addEventListener("change", () => done(performance.now()), {capture: true, once: true});
       });
-      const sight = until(() => find(`img[alt="${name}"]`)?.naturalWidth);
-      const caption = until(() => find(`.stage img[alt="${name}"]`));
+      const sight = until(() => find(`img[alt="${name}"], .stage[data-photo="${name}"] img`)?.naturalWidth);
+      const caption = until(() => find(`.stage[data-photo="${name}"] img`));
       return {sight: await sight - await chosen, caption: await caption - await chosen};
     })();
   };

@@ -36,6 +36,7 @@ from captioner.checkpoint import load_checkpoint, save_checkpoint
 from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
 from captioner.devices import Precision, choose_device
+from captioner.ending import OK, run_to_end
 from captioner.errors import CaptionerError
 from captioner.images import load_image
 from captioner.models.decoder import AttentionDecoder
@@ -57,15 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer photos, one round, no memory at 10,000 photos")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(options.photos, options.device, options.quick, Path(folder))))
-    except CaptionerError as error:
-        print(f"caption.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return OK
+
+    return run_to_end("caption.py", work)
 
 
 def measure(source: Path, device: str, quick: bool, folder: Path) -> dict[str, object]:

@@ -21,6 +21,7 @@ from captioner.data.annotations import read_split
 from captioner.data.dataset import Batch, CaptionDataset
 from captioner.data.photos import Photos
 from captioner.devices import choose_device
+from captioner.ending import OK, run_to_end
 from captioner.errors import CaptionerError
 from captioner.models.decoder import AttentionDecoder
 from captioner.recipe import DataConfig, HardAttentionConfig, Recipe
@@ -40,14 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def work() -> int:
         measure(options)
-    except CaptionerError as error:
-        print(f"gradient_variance.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return OK
+
+    return run_to_end("gradient_variance.py", work)
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, too, it is part of the package of benchmarks
 
 from benchmarks.made_up import captioned, write_store
-from captioner.data.features import fingerprint
+from captioner.data.features import store_name
 from captioner.models.encoder import ImageEncoder
 from captioner.recipe import Recipe
 
@@ -85,7 +85,7 @@ def peak_megabytes(photos: int, folder: Path) -> int:
         with (folder / f"{split}.jsonl").open("w") as file:
             for image in captioned(paths):
                 file.write(json.dumps({"image": image.path.name, "captions": image.captions}) + "\n")
-        store = f"{folder.name}-{split}-{recipe.train.precision}-{fingerprint(encoder)[:12]}"
+        store = store_name(str(folder), split, recipe.train.precision, encoder)
         write_store(folder / "cache" / store, paths, encoder, recipe.train.precision, noise=False)
     command = [sys.executable, str(ROOT / "train.py"), str(recipe_file), "--output", str(folder / "run")]
     command += ["--cache", str(folder / "cache"), "--device", "cpu"]

@@ -1,7 +1,7 @@
 """What the reward costs: `python benchmarks/self_critical.py [--recipe RECIPE]`; the last line is a JSON object.
 
-Steps of self-critical training with the recipe's model on made-up photos and captions of Flickr8k's lengths, and the
-share of their time that computing CIDEr-D takes.
+Steps of self-critical training of the recipe's decoder on made-up features and captions of Flickr8k's lengths, and the
+share of their time that rating captions takes. An encoder that is trained along makes a step longer than it is here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.made_up import CAPTIONS, captioned, vocabulary
 from captioner.config import ModelConfig
 from captioner.data.dataset import Batch, Totals
 from captioner.devices import choose_device
-from captioner.errors import CaptionerError
+from captioner.ending import OK, run_to_end
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.recipe import Recipe
 from captioner.training.self_critical import SelfCritical
@@ -39,14 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         measure(Recipe.read(options.recipe), choose_device(options.device), options.steps)
-    except CaptionerError as error:
-        print(f"self_critical.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return OK
+
+    return run_to_end("self_critical.py", work)
 
 
 def measure(recipe: Recipe, device: torch.device, steps: int) -> None:
@@ -62,13 +60,14 @@ def measure(recipe: Recipe, device: torch.device, steps: int) -> None:
     ]
     config = recipe.train
     longest = recipe.decoding.max_length
-    objective = SelfCritical(words, references, config.doubly_stochastic, config.self_critical, longest)
+    sampling = config.hard_attention.sampling if recipe.decoder.attention == "hard" else 0.0
+    objective = SelfCritical(words, references, config.doubly_stochastic, config.self_critical, longest, sampling)
     optimizer = torch.optim.AdamW(model.decoder.parameters())
     count = config.images_per_batch
     features = torch.randn(count, model.encoder.grid**2, model.encoder.feature_dim, device=device)
     batch = Batch(features, torch.empty(0), Totals(count, count, count), tuple(range(count)))
     spent = {"reward": 0.0}
-    score = objective.cider.score
+    score = objective._scores
 
     def timed(*arguments):  # type: ignore[no-untyped-def]
         start = time.perf_counter()
@@ -76,7 +75,7 @@ def measure(recipe: Recipe, device: torch.device, steps: int) -> None:
         spent["reward"] += time.perf_counter() - start
         return found
 
-    objective.cider.score = timed  # type: ignore[method-assign]
+    objective._scores = timed  # type: ignore[method-assign]
     dtype = getattr(torch, config.precision)
     start = 0.0
     for number in range(steps + 1):

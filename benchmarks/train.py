@@ -37,7 +37,7 @@ from captioner.config import DecoderConfig, ModelConfig
 from captioner.data.dataset import Batch, CaptionDataset, Totals
 from captioner.data.features import FeatureStore, StoredViews
 from captioner.devices import choose_device
-from captioner.errors import CaptionerError
+from captioner.ending import OK, run_to_end
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.recipe import Recipe
 from captioner.training.cross_entropy import CrossEntropy
@@ -55,14 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one short round instead of three")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         measure(options.recipe, choose_device(options.device), options.quick)
-    except CaptionerError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return OK
+
+    return run_to_end("train.py", work)
 
 
 def measure(path: Path, device: torch.device, quick: bool) -> None:

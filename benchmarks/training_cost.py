@@ -34,6 +34,7 @@ from captioner.config import ModelConfig
 from captioner.data.annotations import list_split
 from captioner.data.dataset import CaptionDataset, bucketed_batches
 from captioner.devices import choose_device
+from captioner.ending import OK, run_to_end
 from captioner.errors import CaptionerError
 from captioner.images import load_image, preprocess
 from captioner.models.encoder import FrozenPart, ImageEncoder
@@ -57,14 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="that are timed (default: 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         measure(options)
-    except CaptionerError as error:
-        print(f"training_cost.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return OK
+
+    return run_to_end("training_cost.py", work)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -107,7 +106,8 @@ def measure(options: argparse.Namespace) -> None:
     frozen = frozen_part(encoder, recipe.train)
     size = 2 * math.prod(frozen.shape)
     views = recipe.data.views
-    print(row(f"features of a photo, {views} stored", f"{size:,} bytes", f"{views * size * count / 1e9:.1f} GB"))
+    if recipe.train.features == "stored":
+        print(row(f"features of a photo, {views} stored", f"{size:,} bytes", f"{views * size * count / 1e9:.1f} GB"))
 
     with tempfile.TemporaryDirectory() as folder:
         _write_captions(Path(folder), count)

@@ -75,6 +75,11 @@ def to_model_config(config: dict[str, Any], folder: Path) -> ModelConfig:
         raise CheckpointError(f"{existing(folder) / CONFIG}: {error}; get a whole copy of the checkpoint") from error
 
 
+def model_id(folder: Path) -> str:
+    """Name a checkpoint as records do: by the first 12 digits of its weights' hash; errors as of `weights_sha256`."""
+    return weights_sha256(folder)[:12]
+
+
 def weights_sha256(folder: Path) -> str:
     """Hash of a checkpoint's weights, by which a result names its model.
 

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     -------
     int
         0 all fine, 1 could not run, 2 wrong usage, 3 something is wrong with some photos, 130 interrupted, 143 and 129
-        ended by SIGTERM and with the terminal.
+        ended by SIGTERM and with the terminal; the web app ends with 130 on SIGTERM, too.
     """
     parser = argparse.ArgumentParser(prog="captioner", description="Write a sentence about each photo.")
     parser.add_argument("--version", action="version", version=f"captioner {VERSION}")

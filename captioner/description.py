@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.checkpoint_files import WEIGHTS, existing, read_config, to_model_config, weights_sha256
+from captioner.checkpoint_files import WEIGHTS, existing, model_id, read_config, to_model_config
 
 # Titles of what training scores on dev, by the names it has in notes and, after "dev/", in metrics.
 DEV_SCORES = {**{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)}, "cider": "CIDEr-D"}
@@ -41,7 +41,7 @@ def facts(checkpoint: Path) -> dict[str, str]:
         If they cannot be read.
     """
     folder = existing(checkpoint)
-    model, digest = to_model_config(read_config(folder), folder), weights_sha256(folder)
+    model = to_model_config(read_config(folder), folder)
     encoder, decoder = model.encoder, model.decoder
     return {
         "Encoder": encoder.name,
@@ -54,7 +54,7 @@ def facts(checkpoint: Path) -> dict[str, str]:
         "Attention layer, A": str(decoder.attention_dim),
         "Vocabulary": f"{model.vocabulary_size:,} entries",
         "Weights": f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB",
-        "SHA-256": f"{digest[:12]}…",
+        "SHA-256": f"{model_id(folder)}…",
     }
 
 

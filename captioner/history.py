@@ -25,10 +25,7 @@ _TRAINING = {
     "train/cross_entropy": "Cross-entropy in training",
     "train/cider": "CIDEr-D of samples in training",
 }
-# Losses of different objectives cannot be compared, so the loss stands in only for a run that logs nothing better.
-_LOSS = "train/loss"
 _HEADLINES = {f"dev/{name}": DEV_SCORES[name] for name in ("bleu4", "cider")}
-_MOST_OTHERS = 3  # scores drawn where no run has any of these
 _REACH = 1 / 15  # of the moving average to each side, of the longest run's length
 
 
@@ -129,8 +126,8 @@ def panels(runs: Runs) -> list[Panel]:
     found = [panel for panel in training + scores if panel.curves]
     if not found:
         raise CaptionerError(
-            f"{', '.join(runs)}: nothing to draw; rows need a step and train/cross_entropy, train/cider or "
-            "train/loss, or an epoch and a score dev/..."
+            f"{', '.join(runs)}: nothing to draw; rows need a step and train/cross_entropy or train/cider, or "
+            "an epoch and dev/bleu4 or dev/cider"
         )
     return found
 
@@ -151,17 +148,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _training_titles(runs: Runs) -> dict[str, str]:
     logged = [{key for row in rows for key in row} for rows in runs.values()]
-    titles = {name: title for name, title in _TRAINING.items() if any(name in keys for keys in logged)}
-    if any(_LOSS in keys and not keys & _TRAINING.keys() for keys in logged):
-        titles[_LOSS] = "Loss in training"
-    return titles
+    return {name: title for name, title in _TRAINING.items() if any(name in keys for keys in logged)}
 
 
 def _score_titles(runs: Runs) -> dict[str, str]:
-    # In order of appearance, which a dict keeps and a set does not.
-    found = dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key.startswith("dev/"))
-    headline = {name: f"{title} on dev" for name, title in _HEADLINES.items() if name in found}
-    return headline or {name: f"{name.removeprefix('dev/')} on dev" for name in list(found)[:_MOST_OTHERS]}
+    found = {key for rows in runs.values() for row in rows for key in row}
+    return {name: f"{title} on dev" for name, title in _HEADLINES.items() if name in found}
 
 
 def _curves(runs: Runs, x: str, y: str) -> dict[str, Curve]:

@@ -73,7 +73,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         main(command, standalone_mode=False)
     except click.ClickException as error:
         raise CaptionerError(f"Streamlit: {error.format_message()}") from error
-    return _INTERRUPTED  # nothing else ends a server
+    return _INTERRUPTED  # Streamlit takes Ctrl-C and SIGTERM alike, and ends in good order
 
 
 def _check_checkpoint(folder: Path) -> None:

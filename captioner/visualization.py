@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont
 
+from captioner.regions import Region, scaled
 from captioner.vocabulary import detokenize
 
-Region = tuple[float, float, float, float]
 Locations = Sequence[tuple[int, int]]
 _DARK = 0.25  # brightness left where nothing was looked at
 _GLOW, _GLOW_SHARE = (255, 214, 60), 0.25
@@ -146,10 +146,8 @@ def word_overlays(
     scale = min(1.0, longest_side / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     small = image.resize((width, height), Image.Resampling.LANCZOS)
-    fx, fy = width / image.width, height / image.height
-    left, top, right, bottom = region
     peak = shared_peak(attention)
-    small_region = (left * fx, top * fy, right * fx, bottom * fy)
+    small_region = scaled(region, width / image.width, height / image.height)
     cells: Sequence[tuple[int, int] | None] = locations or [None] * len(attention)
     return [overlay(small, weights, small_region, peak, cell) for weights, cell in zip(attention, cells, strict=True)]
 

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
+from captioner.regions import Region
 from captioner.visualization import (
-    Region,
     animation,
     attention_matrix,
     cell_box,

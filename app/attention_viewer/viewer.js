@@ -54,7 +54,7 @@ class Viewer {
     this.panes = data.panes.map((pane) => ({ ...pane, fields: new Map() }));
     this.caption = element("div", { className: "caption", role: "toolbar", ariaLabel: "Words of the caption" });
     this.caption.onkeydown = (event) => this.onKey(event);
-    this.caption.onpointerleave = () => this.point(null, false);
+    this.caption.onpointerleave = () => this.timer || this.point(null, false); // what plays goes on
     const photos = element("div", { className: "photos" }, this.panes.map((pane) => this.buildPhoto(pane)));
     this.here = element("p", { className: "here" });
     this.here.setAttribute("aria-live", "polite");
@@ -72,9 +72,10 @@ class Viewer {
     const { photo } = this.data;
     pane.canvas = element("canvas", { className: "heat", role: "img" });
     pane.stage = element("div", { className: "stage", tabIndex: 0, role: "group" }, [
-      element("img", { src: photo.url, alt: photo.name, draggable: false }),
+      element("img", { src: photo.url, alt: "", draggable: false }), // the canvas over it speaks for both
       pane.canvas,
     ]);
+    pane.stage.dataset.photo = photo.name;
     pane.stage.ariaLabel = "The photo. Arrow keys move over it; the words that looked there light up.";
     // A strip of a photo is drawn less narrow than it is, or nothing would be seen.
     pane.stage.style.setProperty("--ratio", clamp(photo.width / photo.height, 1 / 8, 8));
@@ -114,7 +115,7 @@ class Viewer {
     this.copyButton = button("Copy caption", () => this.copy());
     const actions = element("div", { className: "actions" }, [this.copyButton]);
     if (this.data.forced) actions.append(button("Back to its own words", () => this.trigger("choose", { words: [] })));
-    const beams = element("section", {}, [element("h3", { textContent: this.data.beamsTitle }), this.beamList]);
+    const beams = element("section", {}, [element("h2", { textContent: this.data.beamsTitle }), this.beamList]);
     const parts = [actions, beams, this.details];
     return element("aside", { className: "panel", ariaLabel: "Details" }, parts);
   }
@@ -220,6 +221,7 @@ class Viewer {
   }
 
   onKey(event) {
+    if (isShortcut(event)) return;
     const last = this.words.length - 1;
     const at = this.words.indexOf(event.target.closest(".word"));
     const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
@@ -233,6 +235,7 @@ class Viewer {
   }
 
   onPhotoKey(event) {
+    if (isShortcut(event)) return;
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (event.key === "Escape") this.hover(null);
     if (!step) return;
@@ -250,7 +253,10 @@ class Viewer {
       this.copyButton.textContent = "Copied";
     } catch {
       // Browsers keep the clipboard from pages that came neither by https nor from this machine.
-      getSelection().selectAllChildren(this.caption);
+      const field = element("textarea", { value: text + (ended ? "." : ""), readOnly: true, rows: 2, ariaLabel: "Caption" });
+      this.copyButton.after(field);
+      field.select();
+      field.onblur = () => field.remove();
       this.copyButton.textContent = "Selected: press Ctrl+C";
     }
     setTimeout(() => (this.copyButton.textContent = "Copy caption"), 1500);
@@ -315,7 +321,7 @@ class Viewer {
     const cell = cellOf(pane, this.at);
     if (cell) frame(context, cellBox(cell), 1.5 * scale);
     const looked = what === "everything" ? "everything it looked at" : what === null ? "" : `where the model looked for “${this.current().words[what]}”`;
-    canvas.ariaLabel = looked ? `${photo.name}, with ${looked}` : `${photo.name}, as it is`;
+    canvas.ariaLabel = `Photo, captioned “${this.current().text}”, ${looked ? `with ${looked}` : "as it is"}`;
   }
 
   /** A map as a small picture: what is not looked at is transparent, or dark under the spotlight. */
@@ -342,7 +348,7 @@ class Viewer {
     this.told = told;
     if (word === null) {
       this.details.replaceChildren(
-        element("h3", { textContent: this.everything ? "All words together" : "No word chosen" }),
+        element("h2", { textContent: this.everything ? "All words together" : "No word chosen" }),
         element("p", {
           className: "quiet",
           textContent: this.everything
@@ -355,7 +361,7 @@ class Viewer {
     const bits = beam.entropies[word];
     const most = Math.log2(cells(this.panes[0])) || 1; // of a single cell
     const parts = [
-      element("h3", {}, [element("q", { textContent: beam.words[word] }), element("small", { textContent: `word ${word + 1} of ${beam.words.length}` })]),
+      element("h2", {}, [element("q", { textContent: beam.words[word] }), element("small", { textContent: `word ${word + 1} of ${beam.words.length}` })]),
       meter("Probability", beam.probs[word], percent(beam.probs[word]), "Given the words before it"),
       meter("Used the photo", beam.betas[word], percent(beam.betas[word]), "Beta, the gate: how much of what it saw it let through for this word"),
       spread(bits / most, `${bits.toFixed(1)} bits`),
@@ -375,7 +381,7 @@ class Viewer {
       node.disabled = choice === beam.words[word];
       list.append(node);
     }
-    return element("div", {}, [element("h4", { textContent: "It could have said" }), list]);
+    return element("div", {}, [element("h3", { textContent: "It could have said" }), list]);
   }
 
   // --- Numbers --------------------------------------------------------------------------------------------------
@@ -569,6 +575,11 @@ function clamp(value, low, high) {
 
 function decode(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}
+
+/** Whether a key belongs to the browser, such as Alt and an arrow, which goes back. */
+function isShortcut(event) {
+  return event.altKey || event.ctrlKey || event.metaKey;
 }
 
 function reducedMotion() {

@@ -164,14 +164,14 @@ def _output(arguments: argparse.Namespace) -> Path | None:
 def _job(arguments: argparse.Namespace, output: Path | None) -> Job:
     from captioner.batch.job import Job
     from captioner.batch.listing import ATTENTION_SUFFIX
-    from captioner.checkpoint_files import BUNDLED, weights_sha256
+    from captioner.checkpoint_files import BUNDLED, model_id
     from captioner.config import DecodingOptions
 
     checkpoint = arguments.checkpoint or BUNDLED
     hidden = "." if arguments.format == "hf" else ""  # or its pictures would pass for photos of the data set
     return Job(
         checkpoint=checkpoint,
-        model=weights_sha256(checkpoint)[:12],
+        model=model_id(checkpoint),
         options=DecodingOptions(
             beam_size=arguments.beam,
             max_length=arguments.max_length,

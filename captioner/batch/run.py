@@ -171,16 +171,16 @@ def run(request: Request, engine: Engine) -> Report:
             report.errors = stack.enter_context(_errors(request.errors))
         files = _undone(request.listing, destination, report)
         if request.dry_run:
-            _show(files, report)
-            return report
-        try:
-            _caption(files, request.job, engine, destination, report)
-        except KeyboardInterrupt as interruption:
-            # Its traceback would keep the engine at work.
-            report.interruption = interruption.with_traceback(None)
-        # A run stopped before its first caption leaves what is there.
-        if report.captioned or not (report.interruption or report.stop):
-            destination.finish()
+            _show(files, report, request.quiet)
+        else:
+            try:
+                _caption(files, request.job, engine, destination, report)
+            except KeyboardInterrupt as interruption:
+                # Its traceback would keep the engine at work.
+                report.interruption = interruption.with_traceback(None)
+            # A run stopped before its first caption leaves what is there.
+            if report.captioned or not (report.interruption or report.stop):
+                destination.finish()
     if request.listing.links:
         report.say(
             f"warning: {request.listing.links} symbolic links in folders were not followed; name what they point to"
@@ -222,14 +222,15 @@ def _caption(files: Iterator[ImageFile], job: Job, engine: Engine, destination: 
             return
 
 
-def _show(files: Iterator[ImageFile], report: Report) -> None:
+def _show(files: Iterator[ImageFile], report: Report, quiet: bool) -> None:
     count = 0
     with standard_output() as output:
         for file in files:
             count += 1
             # As bytes: names need not be text.
             output.buffer.write(os.fsencode(file.path) + b"\n")
-    report.say(f"{count} to caption, {report.skipped} skipped, {report.failed} failed; nothing written")
+    if not quiet:
+        report.say(f"{count} to caption, {report.skipped} skipped, {report.failed} failed; nothing written")
 
 
 def _destination(request: Request, report: Report) -> Destination:

@@ -50,6 +50,11 @@ def fingerprint(encoder: ImageEncoder | FrozenPart) -> str:
     return digest.hexdigest()
 
 
+def store_name(root: str, split: str, precision: str, encoder: ImageEncoder | FrozenPart) -> str:
+    """Name the folder of a split's features, of the first view, by all that they depend on but the photos."""
+    return f"{Path(root).name}-{split}-{precision}-{fingerprint(encoder)[:12]}"
+
+
 class FeatureStore:
     """Features of a list of photos, read row by row from disk.
 

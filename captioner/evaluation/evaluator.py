@@ -1,4 +1,4 @@
-"""From checkpoints and a split to evaluations, and what they are read against: what people wrote."""
+"""From what was measured of a model to an evaluation, and what it is read against: what people wrote."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def build_evaluation(
 def against_all_but_one(
     references: Sequence[Sequence[Words]], hypotheses: Sequence[Words] | None
 ) -> dict[str, CorpusScore]:
-    """Score against all references but one, each left out in turn, and take the mean of the scores.
+    """Score against all references but one, and take the mean of the scores.
+
+    Each is left out in turn, as many of a photo as every photo has.
 
     Parameters
     ----------

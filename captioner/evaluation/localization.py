@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from captioner.data.instances import Instances, named_categories
-from captioner.metrics.attention import Region, area, centre, mass, pointing, uniform
+from captioner.metrics.attention import area, centre, mass, pointing, uniform
 from captioner.pipeline import Caption
+from captioner.regions import Region, scaled
 
 
 class Pointed(NamedTuple):
@@ -69,6 +70,4 @@ def point(caption: Caption, instances: Instances) -> Pointed:
 
 def _in_pixels_of(instances: Instances, caption: Caption) -> Region:
     """Bring the region of a caption to the outlines' pixels, should the photo be a smaller copy."""
-    across, down = instances.width / caption.width, instances.height / caption.height
-    left, top, right, bottom = caption.region
-    return left * across, top * down, right * across, bottom * down
+    return scaled(caption.region, instances.width / caption.width, instances.height / caption.height)

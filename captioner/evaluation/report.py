@@ -184,9 +184,11 @@ def _table(evaluations: Sequence[Evaluation]) -> dict[str, list[_Cell | None]]:
     table: dict[str, list[_Cell | None]] = {}
     for column, evaluation in enumerate(evaluations):
         for name, score in evaluation.scores.items():
-            paired = column > 0 and name in first.scores
-            higher = probability_better(first.scores[name], score) if paired else None
             row = table.setdefault(name, [None] * len(evaluations))
+            if not np.isfinite(score.value):
+                continue  # a mean of nothing, such as of words that name an object where none does
+            paired = column > 0 and name in first.scores and np.isfinite(first.scores[name].value)
+            higher = probability_better(first.scores[name], score) if paired else None
             row[column] = _Cell(score.value, *interval(score), higher)
     return table
 

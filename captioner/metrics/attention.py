@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-Region = tuple[float, float, float, float]
+from captioner.regions import Region
 
 # Of Zhang et al. 2016, on photos of the size that COCO has.
 TOLERANCE = 15.0

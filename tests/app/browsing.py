@@ -169,7 +169,7 @@ def upload(page: Page, file: Path) -> None:
 def captioned(page: Page, name: str) -> str:
     """Wait for the caption of the photo with this name; nothing if the page says that something is wrong instead."""
     alert = page.get_by_role("alert")
-    expect(page.locator(f'.stage img[alt="{name}"]').or_(alert).first).to_be_visible(timeout=120_000)
+    expect(page.locator(f'.stage[data-photo="{name}"] img').or_(alert).first).to_be_visible(timeout=120_000)
     return "" if alert.is_visible() else " ".join(words(page).all_text_contents())
 
 

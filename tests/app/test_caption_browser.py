@@ -243,6 +243,12 @@ def test_play_walks_the_words_and_is_off_where_motion_is_unwanted(
         assert shown_in_turn(lively) == [*whole, "as it is"]
         times = [at for label, at in lively.evaluate("window.labels") if "looked for" in label]
         assert np.diff(np.unique(times)).max() > 500
+        lively.evaluate("() => (window.labels = [])")
+        lively.get_by_role("button", name="Play").click()
+        # A pointer that crosses the caption and touches no word is no wish.
+        lively.locator(".caption").dispatch_event("pointerleave")
+        expect(lively.get_by_role("button", name="Play")).to_be_visible(timeout=SLOW)
+        assert shown_in_turn(lively) == [*whole, "as it is"]
         lively.get_by_role("button", name="Play").click()
         lively.get_by_role("button", name="Stop").click()
         stopped = shown_in_turn(lively)
@@ -298,7 +304,12 @@ def test_soft_and_hard_attention_are_compared_on_the_same_words(viewer: Page, ph
     compared = panel.get_by_role("toolbar", name="Words of the caption")
     expect(compared).to_be_visible(timeout=SLOW)
     assert compared.get_by_role("button").all_text_contents() == list(photographer.words)
-    expect(panel.get_by_text("Hard attention by itself says")).to_be_visible()
+    hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
+    own = hard.caption(PHOTOGRAPHER, DecodingOptions(context="argmax")).text
+    expect(panel.get_by_text(f"Hard attention by itself says: {own}")).to_be_visible()
+    panel.get_by_role("button", name="Draw other cells").click()
+    settled(viewer)
+    expect(panel.get_by_text(f"Hard attention by itself says: {own}")).to_be_visible()
     compared.get_by_role("button").nth(1).click()
     assert panel.get_by_role("img", name=f"looked for “{photographer.words[1]}”").count() == 2
     white = [(heat(viewer, number)[..., :3].min(-1) == 255).sum() for number in (1, 2)]
@@ -443,6 +454,24 @@ def test_the_caption_is_copied(browser: Browser, server: str, photographer: Capt
         page.get_by_role("button", name="Copy caption").click()
         expect(page.get_by_role("button", name="Copied")).to_be_visible()
         assert page.evaluate("() => navigator.clipboard.readText()") == f"{photographer.text}."
+
+
+def test_where_the_clipboard_is_kept_from_the_page_the_caption_is_selected(viewer: Page, photographer: Caption) -> None:
+    viewer.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    viewer.get_by_role("button", name="Copy caption").click()
+    expect(viewer.get_by_role("button", name="Selected: press Ctrl+C")).to_be_visible()
+    field = viewer.get_by_role("textbox", name="Caption", exact=True)
+    expect(field).to_be_focused()
+    assert field.evaluate("f => f.value.slice(f.selectionStart, f.selectionEnd)") == f"{photographer.text}."
+    words(viewer).first.focus()
+    expect(field).to_be_hidden()
+
+
+def test_keys_of_the_browser_stay_the_browsers(viewer: Page) -> None:
+    words(viewer).nth(2).focus()
+    for keys in ("Control+Home", "Alt+End", "Meta+ArrowLeft"):
+        viewer.keyboard.press(keys)
+        expect(words(viewer).nth(2)).to_be_focused()
 
 
 def test_a_narrow_screen_shows_everything_within_its_width(page: Page) -> None:

@@ -17,6 +17,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.many import CHUNK, COMMAND, MAX_FILES, Album, Row, Task, split, to_csv, to_jsonl, to_zip
 from app.photos import MAX_MEGABYTES, TURN, Upload
+from captioner.batch.job import ImageFile
+from captioner.batch.listing import Listing
 from captioner.batch.records import Record
 from captioner.cli import main
 from captioner.config import DecodingOptions
@@ -120,10 +122,17 @@ def test_the_same_bytes_are_captioned_once_and_have_a_row_for_each_name(model: C
     assert model.batches == [2]
 
 
-def test_rows_are_in_natural_order() -> None:
+def test_rows_are_in_the_order_of_the_command_line(tmp_path: Path) -> None:
+    names = ("a/photo10.jpg", "a/photo9.jpg", "B/1.jpg", "a/B/1.jpg", "z.jpg")
     album = Album()
-    album.take([Upload(name, b"") for name in ("a/photo10.jpg", "a/photo9.jpg", "B/1.jpg", "a/B/1.jpg")])
-    assert [upload.name for upload in album.uploads] == ["a/B/1.jpg", "a/photo9.jpg", "a/photo10.jpg", "B/1.jpg"]
+    album.take([Upload(name, b"") for name in names])
+    ordered = [upload.name for upload in album.uploads]
+    assert ordered == ["z.jpg", "a/photo9.jpg", "a/photo10.jpg", "a/B/1.jpg", "B/1.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    listed = Listing([tmp_path], recursive=True)
+    assert [str(Path(found.path).relative_to(tmp_path)) for found in listed if isinstance(found, ImageFile)] == ordered
 
 
 def test_results_of_photos_long_gone_are_forgotten(model: Counting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_where_it_looked_opens_the_photo_and_the_way_back_keeps_the_rest(many: P
         many.get_by_role("button", name="Where it looked").nth(1).click()
         expect(many.get_by_role("heading", name="Many images")).to_be_hidden(timeout=SECONDS)
         expect(many).to_have_url(re.compile(r":\d+/(\?.*)?$"), timeout=SECONDS)
-        expect(many.locator('.stage img[alt="raccoon.jpg"]')).to_be_visible(timeout=SECONDS)
+        expect(many.locator('.stage[data-photo="raccoon.jpg"] img')).to_be_visible(timeout=SECONDS)
         open_page(many, "Many images")
         expect(cells(many)).to_have_count(2, timeout=SECONDS)
 

@@ -235,8 +235,8 @@ def test_what_cannot_be_drawn_is_told_beside_the_others(tmp_path: Path, monkeypa
         f"{tmp_path}/text/metrics.jsonl: not the metrics of a run, line 1 (Expecting value: line 1 column 1 (char 0)); "
         "delete it, or name the folder of one",
         f"{tmp_path}/empty/metrics.jsonl: no metrics in it yet; wait for the first steps of the run",
-        "foreign_[x](y): nothing to draw; rows need a step and train/cross_entropy, train/cider or train/loss, or an "
-        "epoch and a score dev/...",
+        "foreign_[x](y): nothing to draw; rows need a step and train/cross_entropy or train/cider, or an epoch and "
+        "dev/bleu4 or dev/cider",
     ]
     assert r"\[x\]\(y\)" in page.warning[2].value
     assert drawn_runs(page) == [[odd]]

@@ -137,6 +137,8 @@ def test_a_dry_run_tells_and_does_nothing(
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [str(photos / "photo2.jpg"), str(photos / "photo3.jpg")]
     assert captured.err == "2 to caption, 2 skipped, 0 failed; nothing written\n"
+    assert caption(photos, "--output", output, "--dry-run", "--quiet") == 0
+    assert capsys.readouterr() == (captured.out, "")
     for kind in ("csv", "coco", "hf", "txt"):
         place = [] if kind == "txt" else ["--output", photos / "out.x"]
         assert caption(photos, "--format", kind, *place, "--dry-run") == 0

@@ -216,6 +216,17 @@ def test_a_score_that_only_one_system_has(tmp_path: Path, photos: dict[str, Path
     assert re.search(r"METEOR not computed 19\.00 19\.00 to 19\.00 (?!higher)", page.text)
 
 
+def test_a_mean_of_nothing_is_not_shown_as_a_number(tmp_path: Path, photos: dict[str, Path]) -> None:
+    scores = evaluation(30).scores
+    empty = CorpusScore("objects", np.zeros((30, 2)), ratio)
+    with np.errstate(invalid="ignore"):
+        both = [evaluation(30, name, scores={**scores, "objects": empty}) for name in ("soft", "hard")]
+        other = evaluation(30, "other", scores={**scores, "objects": score("objects", np.full(30, 19.0))})
+        _, page = report(tmp_path, [*both, other], photos)
+    assert "objects not computed not computed 19.00 19.00 to 19.00" in page.text
+    assert not re.search(r"\bnan\b|objects [^a-z]*higher", page.text)
+
+
 def test_a_score_that_says_nothing_about_one_photo_is_left_out(tmp_path: Path, photos: dict[str, Path]) -> None:
     scores = evaluation(30).scores
     nothing = CorpusScore("BLEU-4", np.stack([np.ones(30), np.arange(30) % 2], 1), ratio)

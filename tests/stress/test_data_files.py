@@ -268,7 +268,7 @@ def test_mutants_of_other_files_are_read_or_refused(tmp_path: Path, effort: Effo
     draw, outcomes = random.Random(3), Counter[str]()
     made().save(tmp_path / "result.json")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    rows = [{"step": n, "train/loss": 1.5 / (n + 1), "learning_rate": 1e-3} for n in range(4)]
+    rows: list[dict[str, Any]] = [{"step": n, "train/cider": 1.5 / (n + 1), "learning_rate": 1e-3} for n in range(4)]
     rows += [{"step": 4, "epoch": 1, "dev/bleu4": 12.5, "dev/$\\frac$": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     outlines: dict[str, Any] = {
