@@ -132,7 +132,7 @@ def test_an_upload_gets_the_models_caption(page: Page, model: Captioner, tmp_pat
     box = page.locator(".stage").bounding_box()
     assert box is not None
     assert box["width"] / box["height"] == pytest.approx(4 / 3, rel=0.02)
-    shown = page.get_by_role("img", name=name, exact=True)
+    shown = page.locator(f'.stage[data-photo="{name}"] img')
     assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [400, 300]
 
 
@@ -243,6 +243,7 @@ def test_play_walks_the_words_and_is_off_where_motion_is_unwanted(
         assert shown_in_turn(lively) == [*whole, "as it is"]
         times = [at for label, at in lively.evaluate("window.labels") if "looked for" in label]
         assert np.diff(np.unique(times)).max() > 500
+        lively.get_by_role("button", name="Play").hover()
         lively.evaluate("() => (window.labels = [])")
         lively.get_by_role("button", name="Play").click()
         # A pointer that crosses the caption and touches no word is no wish.
@@ -333,9 +334,11 @@ def test_other_cells_are_drawn_on_demand_and_another_caption_is_compared_next(
 
     before = frames()
     panel.get_by_role("button", name="Draw other cells").click()
-    settled(viewer)
-    after = frames()
-    assert any(not np.allclose(*pair) for pair in zip(before, after, strict=True))
+    for _ in range(50):  # the page may not have begun to draw yet
+        if moved := any(not np.allclose(*pair) for pair in zip(before, frames(), strict=True)):
+            break
+        viewer.wait_for_timeout(200)
+    assert moved
     assert sentence(viewer) == photographer.text
     second = photographer.alternatives[0]
     details = viewer.get_by_role("complementary", name="Details")
