@@ -41,7 +41,7 @@ def facts(checkpoint: Path) -> dict[str, str]:
         If they cannot be read.
     """
     folder = existing(checkpoint)
-    model = to_model_config(read_config(folder), folder)
+    model, digest = to_model_config(read_config(folder), folder), model_id(folder)
     encoder, decoder = model.encoder, model.decoder
     return {
         "Encoder": encoder.name,
@@ -54,7 +54,7 @@ def facts(checkpoint: Path) -> dict[str, str]:
         "Attention layer, A": str(decoder.attention_dim),
         "Vocabulary": f"{model.vocabulary_size:,} entries",
         "Weights": f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB",
-        "SHA-256": f"{model_id(folder)}…",
+        "SHA-256": f"{digest}…",
     }
 
 

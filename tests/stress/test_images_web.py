@@ -95,7 +95,7 @@ def test_odd_photos_on_the_caption_page(
     for path in paths:
         upload(page, path)
         alert = page.get_by_role("alert").filter(has_text=path.name)
-        expect(page.locator(f'.stage img[alt="{path.name}"]').or_(alert).first).to_be_visible(timeout=2 * SECONDS)
+        expect(page.locator(f'.stage[data-photo="{path.name}"]').or_(alert).first).to_be_visible(timeout=2 * SECONDS)
         settle(page)
         expect(page.get_by_test_id("stException")).to_have_count(0)
         if captioned(page, path.name):

@@ -146,7 +146,7 @@ def test_names_are_shown_as_text_and_named_by_no_download(
             with called(page, given):
                 bring(page, PHOTO)
                 expect(page.get_by_text(f'"{name}"')).to_be_visible(timeout=SLOW)
-                assert page.locator(".stage img").get_attribute("alt") == name
+                assert page.locator(".stage").get_attribute("data-photo") == name
                 with page.expect_download(timeout=SLOW) as waiting:
                     page.get_by_role("button", name="Download JSON").click()
                 assert re.fullmatch(r"[A-Za-z0-9-]+\.json", waiting.value.suggested_filename)
