@@ -64,11 +64,12 @@ def _show_runs(chosen: list[str], followed: bool) -> None:
     if not rows:
         return
     drawn = panels(rows)
-    for start in range(0, len(drawn), 2):
-        for column, panel in zip(st.columns(2, gap="medium"), drawn[start : start + 2], strict=False):
-            with column:
-                st.subheader(plain(panel.title), anchor=False)
-                st.altair_chart(runs.chart(panel, list(rows)), alt=panel.title)
+    with st.container(key="curves"):
+        for start in range(0, len(drawn), 2):
+            for column, panel in zip(st.columns(2, gap="medium"), drawn[start : start + 2], strict=False):
+                with column:
+                    st.header(plain(panel.title), anchor=False)
+                    st.altair_chart(runs.chart(panel, list(rows)), alt=panel.title)
     table = [runs.summary(run, rows[run.name]) for run in found if run.name in rows]
     scores = {name for row in table for name, value in row.items() if isinstance(value, float)}
     formats = {name: st.column_config.NumberColumn(format="%.2f") for name in scores}
