@@ -167,7 +167,8 @@ def short_name(folder: Path) -> str:
 
 def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:
     """Read the splits asked for, and refuse what would only fail after all the work."""
-    images = with_words([image for split in dict.fromkeys(options.split) for image in read_split(data, split)])
+    splits = dict.fromkeys(options.split)
+    images = with_words([image for split in splits for image in read_split(data, split)], "+".join(splits))
     if options.leave_one_out and min(len(image.captions) for image in images) < 2:
         raise CaptionerError("--leave-one-out needs two or more references of every photo; leave it off")
     return images

@@ -86,7 +86,7 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
         raise CaptionerError(
             f"{folder}: no run to go on with, it ended before its first checkpoint; leave --resume out"
         )
-    train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"))
+    train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"), "dev")
     model, vocabulary = resumed(folder / "last", recipe, options) if options.resume else begun(recipe, train_images)
     check_options(recipe.decoding, recipe.decoder.attention, vocabulary)  # now, not after an epoch
     model.to(device).encoder.to(memory_format=torch.channels_last)

@@ -41,7 +41,7 @@ def read_split(config: DataConfig, split: str) -> list[CaptionedImage]:
     return _present(list_split(config, split), split)
 
 
-def with_words(images: Sequence[CaptionedImage]) -> list[CaptionedImage]:
+def with_words(images: Sequence[CaptionedImage], split: str) -> list[CaptionedImage]:
     """Leave out captions without a word: as a reference, their length of nothing would be the closest to a short one's.
 
     Raises
@@ -58,9 +58,11 @@ def with_words(images: Sequence[CaptionedImage]) -> list[CaptionedImage]:
         kept.append(dataclasses.replace(image, captions=captions))
     empty = [image.path.name for image in kept if not image.captions]
     if empty:
-        raise DatasetError(f"{empty[0]}: no reference with a word ({len(empty)} such photos); take them off the split")
+        raise DatasetError(
+            f"{split} split: {empty[0]}: no reference with a word ({len(empty)} such photos); take them off the split"
+        )
     if len(kept) < 2:
-        raise DatasetError("one photo alone cannot be scored by CIDEr; it needs two or more")
+        raise DatasetError(f"{split} split: one photo alone cannot be scored by CIDEr; it needs two or more")
     return kept
 
 

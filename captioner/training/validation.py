@@ -34,7 +34,6 @@ class Validation:
         How captions are searched for.
     precision : torch.dtype
         Arithmetic of what is computed of the encoder.
-
     """
 
     def __init__(

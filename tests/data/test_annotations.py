@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.annotations import DATA_VARIABLE, read_split
+from captioner.data.annotations import DATA_VARIABLE, CaptionedImage, read_split, with_words
 from captioner.data.readers import READERS
 from captioner.errors import CaptionerError, DatasetError
 from captioner.recipe import DataConfig
@@ -75,6 +75,19 @@ def test_settings_that_do_not_fit_the_format_are_refused() -> None:
         DataConfig("x", "folder", images="photos")
     with pytest.raises(CaptionerError, match=r"captions = 'texts': .*leave it out"):
         DataConfig("x", "folder", captions="texts")
+
+
+def test_captions_without_a_word_are_no_references(caplog: pytest.LogCaptureFixture) -> None:
+    one, two, none = (
+        CaptionedImage(Path(f"{number}.jpg"), captions)
+        for number, captions in enumerate((("A dog.", "...", "!"), ("A cat.",), ("...",)))
+    )
+    assert [image.captions for image in with_words([one, two], "dev")] == [("A dog.",), ("A cat.",)]
+    assert "0.jpg: 2 references have no word" in caplog.text
+    with pytest.raises(DatasetError, match=r"dev split: 2\.jpg: no reference with a word \(1 such photos\)"):
+        with_words([one, none, two], "dev")
+    with pytest.raises(DatasetError, match="dev split: one photo alone"):
+        with_words([one], "dev")
 
 
 def test_every_table_in_the_guide_is_a_valid_one() -> None:

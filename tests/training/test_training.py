@@ -273,6 +273,24 @@ def test_a_step_that_overflows_in_half_precision_is_left_out_of_the_average_and_
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
+@pytest.mark.parametrize("wrong", ["references", "prefix"])
+def test_what_cannot_be_scored_is_refused_before_features_are_computed(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    if wrong == "prefix":
+        recipe = workplace / "recipe.toml"
+        recipe.write_text(recipe.read_text() + 'prefix = ["zyzzyva"]\n')
+    else:
+        tokens = workplace / "flickr8k" / "Flickr8k.token.txt"
+        tokens.write_text(re.sub(r"(?m)^(photo27.jpg#.\t).*$", r"\1...", tokens.read_text()))
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
+    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 1
+    message = {"prefix": "does not know: 'zyzzyva'", "references": "photo27.jpg: no reference with a word"}[wrong]
+    assert message in capsys.readouterr().err
+    assert not (workplace / "cache").exists()
+
+
 def test_a_seed_on_the_command_line_takes_the_place_of_the_recipes(workplace: Path) -> None:
     write_recipe(workplace, epochs=1)
     for run, seed in (("own", []), ("given", ["--seed", "6"]), ("same", ["--seed", "5"])):
