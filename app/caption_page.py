@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -279,7 +280,13 @@ def _matrix(photo: Upload, picture: Shown, caption: Caption, identity: str) -> N
 
 def _animation(photo: Upload, picture: Shown, caption: Caption, identity: str) -> None:
     gif = exports.animation(identity, picture, caption)
-    st.image(gif, alt=f"One word after another, and where the model looked for it: {caption.text}")
+    alt = f"One word after another, and where the model looked for it: {caption.text}"
+    # The style sheet shows one of them, the still one to who wants less motion.
+    with st.container(key="gif-moving"):
+        st.image(gif, alt=alt)
+    with st.container(key="gif-still"):
+        st.image(Image.open(io.BytesIO(gif)).convert("RGB"), alt=alt)
+        st.caption("It stands still, for your system asks for less motion. The download moves.")
     exports.download("Download GIF", gif, photo, "attention.gif")
 
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -378,6 +378,20 @@ def test_downloads_hold_what_was_shown(viewer: Page, photographer: Caption) -> N
     assert record["caption"] == photographer.text
     assert record["betas"] == pytest.approx(photographer.betas)
     np.testing.assert_allclose(record["attention"], photographer.attention, atol=1e-6)
+
+
+def test_the_animation_stands_still_where_motion_is_unwanted(viewer: Page) -> None:
+    panel = open_tab(viewer, "GIF")
+    picture = panel.get_by_role("img", name="One word after another")
+    motions: tuple[tuple[Literal["reduce", "no-preference"], str], ...] = (
+        ("reduce", r"\.(png|jpg)$"),
+        ("no-preference", r"\.gif$"),
+    )
+    for motion, address in motions:
+        viewer.emulate_media(reduced_motion=motion)
+        # What is hidden has no role.
+        expect(picture).to_have_count(1, timeout=SLOW)
+        expect(picture).to_have_attribute("src", re.compile(address))
 
 
 def test_hard_attention_frames_the_cell_it_saw(viewer: Page) -> None:
