@@ -37,6 +37,8 @@ ARGUMENTS = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]
+# Milliseconds, for a busy machine: the usual 5,000 are not enough.
+expect.set_options(timeout=60_000)
 DESK, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=400, height=860)
 
 
@@ -56,7 +58,10 @@ def running(*arguments: str) -> Iterator[tuple[str, int]]:
             yield url, process.pid
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            try:
+                process.wait(timeout=60)
+            finally:
+                process.kill()
         said = Path(log.name).read_text()
         assert "Traceback" not in said, said
 
@@ -123,6 +128,7 @@ def tabs(browser: Browser, url: str, count: int, **context: Any) -> Iterator[lis
             errors.append(message.text)
 
     with browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce", **context}) as window:
+        window.set_default_timeout(60_000)
         window.on("request", lambda request: asked(request.url))
         window.on("console", told)
         window.on("weberror", lambda error: errors.append(str(error.error)))
@@ -152,7 +158,7 @@ def wait_for_page(page: Page) -> None:
 
 def settle(page: Page) -> None:
     """Wait until the server has nothing to do: on a busy machine a click can come before the page is whole."""
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible()
 
 
 def words(page: Page) -> Locator:

@@ -189,7 +189,7 @@ def test_the_bundled_models_are_known_by_their_folder() -> None:
 
 def test_the_card_is_on_the_page(page: Page) -> None:
     page.get_by_role("link", name="About the model").click()
-    expect(page.get_by_role("heading", name="Limits")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="Limits")).to_be_visible()
     bleu = next(soft for name, soft, _ in table(TEXT, "| | soft attention") if name == "BLEU-4")
     expect(page.get_by_role("cell", name=bleu)).to_be_visible()
     main = page.get_by_test_id("stMain")

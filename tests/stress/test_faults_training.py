@@ -22,6 +22,7 @@ from captioner.checkpoint import is_checkpoint, load_checkpoint, load_training_s
 from captioner.checkpoint_files import read_config
 from captioner.data.features import FeatureStore
 from captioner.errors import DatasetError
+from captioner.files import in_use
 from tests.conftest import noise_photo
 from tests.data.test_features import CPU, build_in_a_process, make_encoder, make_photos
 from tests.stress.machine import (
@@ -226,9 +227,11 @@ def test_a_second_run_on_one_output_is_refused(workplace: Path, effort: Effort, 
     finish(start(workplace, "whole"))
     refused = 0
     first = start(workplace, "run")
-    wait_until((workplace / "run" / ".lock").exists, first)
+    wait_until(partial(in_use, workplace / "run"), first)
     for options in ([], ["--resume"]) * effort(1, 4):
+        first.send_signal(signal.SIGSTOP)  # it keeps its lock, and cannot end before the other has met it
         code, output = end(start(workplace, "run", *options))
+        first.send_signal(signal.SIGCONT)
         assert code == 1
         assert output == "train.py: run: another run is writing it; wait for its end, or choose another --output\n"
         assert first.poll() is None
@@ -281,7 +284,7 @@ def workers_of(process: Run) -> dict[int, int]:
 
 
 def test_a_clock_that_jumps_back_changes_nothing(workplace: Path) -> None:
-    write_recipe(workplace, epochs=2)
+    write_recipe(workplace, epochs=8)
     finish(start(workplace, "whole"))
     process = begin(workplace, "jumping", prepare=turn_clock_back)
     wait_for_step(workplace / "jumping", 5, process)

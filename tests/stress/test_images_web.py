@@ -16,8 +16,6 @@ from tests.app.browsing import captioned, opened, serving, settle, upload
 from tests.app.test_many_browser import open_page
 from tests.stress.mutants import mutant
 
-SECONDS = 60_000
-
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
@@ -42,10 +40,11 @@ def test_mutants_among_many_images(
     assert count <= MAX_FILES
     paths = write_mutants(tmp_path / "photos", range(2 * 10**6, 2 * 10**6 + count))
     open_page(page, "Many images")
-    expect(page.get_by_role("heading", name="Many images")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_role("heading", name="Many images")).to_be_visible()
     page.locator("input[type=file]").set_input_files(paths)
     summary = page.get_by_text(re.compile(r"^\d+ photos? captioned"))
-    expect(summary).to_be_visible(timeout=10 * SECONDS)
+    expect(summary).to_be_visible(timeout=600_000)
+    settle(page)  # the table of failures comes after the summary
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.get_by_test_id("stException")).to_have_count(0)
     done = int((summary.text_content() or "").split()[0])
@@ -90,12 +89,12 @@ def test_odd_photos_on_the_caption_page(
         path.write_bytes(files[path.name])
     paths += write_mutants(tmp_path / "mutants", range(3 * 10**6, 3 * 10**6 + effort(3, 40)))
     open_page(page, "Caption")
-    expect(page.get_by_role("heading", name="Show, Attend and Tell")).to_be_attached(timeout=SECONDS)
+    expect(page.get_by_role("heading", name="Show, Attend and Tell")).to_be_attached()
     shown = 0
     for path in paths:
         upload(page, path)
         alert = page.get_by_role("alert").filter(has_text=path.name)
-        expect(page.locator(f'.stage[data-photo="{path.name}"]').or_(alert).first).to_be_visible(timeout=2 * SECONDS)
+        expect(page.locator(f'.stage[data-photo="{path.name}"]').or_(alert).first).to_be_visible(timeout=120_000)
         settle(page)
         expect(page.get_by_test_id("stException")).to_have_count(0)
         if captioned(page, path.name):

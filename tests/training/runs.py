@@ -98,11 +98,16 @@ def start_program(
     if FORK and not fresh:
         return Forked(folder, environment, prepare, log or folder, program, *arguments)
     command = [sys.executable, *(["-m"] if program in MODULES else []), program, *arguments]
+
+    def begin() -> None:
+        _heed_signals()
+        prepare()
+
     return subprocess.Popen(
         command,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        preexec_fn=prepare,
+        preexec_fn=begin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -116,6 +121,12 @@ def _forkserver() -> ForkServerContext:
     with patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)):
         ensure_running()
     return context
+
+
+def _heed_signals() -> None:
+    # A test run in the background, or under `nohup`, would hand down that these are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _run(
@@ -132,9 +143,7 @@ def _run(
         setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
     os.chdir(folder)
     os.environ.update(environment)
-    # A test run in the background, or under `nohup`, would hand down that these are ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    _heed_signals()
     prepare()
     sys.argv = [program, *arguments]
     if program in MODULES:
