@@ -88,16 +88,16 @@ def test_a_process_without_photos_takes_part(workplace: Path) -> None:
 
 
 def test_a_run_goes_on_with_another_number_of_processes(workplace: Path) -> None:
-    write_recipe(workplace, epochs=10, images_per_batch=2, **NO_DROPOUT)
+    write_recipe(workplace, epochs=6, images_per_batch=2, **NO_DROPOUT)
     finish(launch(workplace, "whole"))
     process = launch(workplace, "moved", processes=2)
     wait_for_step(workplace / "moved", 5, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=100)
-    assert len(losses(workplace, "moved")) < 120
+    assert len(losses(workplace, "moved")) < 72
     finish(launch(workplace, "moved", "--resume"))
     assert losses(workplace, "moved") == pytest.approx(losses(workplace, "whole"), abs=1e-4)
-    assert len(losses(workplace, "moved")) == 120
+    assert len(losses(workplace, "moved")) == 72
 
 
 def test_parts_of_a_step_add_up_to_it(workplace: Path) -> None:
