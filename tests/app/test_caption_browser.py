@@ -276,6 +276,7 @@ def test_another_caption_of_the_beam_takes_the_place_of_the_first(viewer: Page, 
     expect_caption(viewer, second)
     expect(picked).to_have_attribute("aria-pressed", "true")
     panel = open_tab(viewer, "Raw")
+    expect(panel.get_by_test_id("stJson")).to_contain_text(second.text)  # the server has heard of it, too
     with viewer.expect_download() as download:
         panel.get_by_role("button", name="Download JSON").click()
     assert json.loads(download.value.path().read_text())["caption"] == second.text
@@ -360,7 +361,7 @@ def test_the_caption_that_was_open_is_open_when_its_photo_comes_back(viewer: Pag
     # Be it this one or the first, the words and what lies below are of one caption.
     expected = re.compile("for each word of: (" + "|".join(re.escape(c.text) for c in (photographer, second)) + ")$")
     expect(viewer.get_by_role("img", name=expected)).to_be_visible()
-    settle(viewer)
+    wait_for_caption(viewer)
     sentence = " ".join(words(viewer).all_text_contents())
     expect(viewer.get_by_role("img", name=f"for each word of: {sentence}")).to_be_visible()
 
