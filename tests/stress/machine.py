@@ -122,6 +122,16 @@ def wait_until(ready: object, run: Run, seconds: float = 200) -> None:
         time.sleep(0.002)
 
 
+@contextmanager
+def stopped(run: Run) -> Iterator[None]:
+    """Let a run stand still meanwhile: it keeps its locks, and cannot end before another has met it."""
+    run.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        run.send_signal(signal.SIGCONT)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """All files in a folder by their names, hidden ones, too; their own folder's name is left out of what they hold."""
     here = str(folder.resolve()).encode()

@@ -17,7 +17,17 @@ from captioner.evaluation.results import Evaluation
 from captioner.files import in_use
 from tests.batch.conftest import save_tiny
 from tests.conftest import write_flickr
-from tests.stress.machine import contents, end, full_output, limit_files, mount, small_disk, unread_output, wait_until
+from tests.stress.machine import (
+    contents,
+    end,
+    full_output,
+    limit_files,
+    mount,
+    small_disk,
+    stopped,
+    unread_output,
+    wait_until,
+)
 from tests.training.runs import EVALUATE, Run, nothing, start_program
 
 Effort = Callable[..., int]
@@ -111,9 +121,8 @@ def test_a_full_disk_is_one_line_and_a_second_run_ends_the_work(workplace: Path,
 def test_a_second_run_on_one_output_is_refused(workplace: Path) -> None:
     first = start(workplace, "shared")
     wait_until(partial(in_use, workplace / "shared"), first)
-    first.send_signal(signal.SIGSTOP)  # it keeps its lock, and cannot end before the other has met it
-    code, printed = end(start(workplace, "shared"))
-    first.send_signal(signal.SIGCONT)
+    with stopped(first):
+        code, printed = end(start(workplace, "shared"))
     assert code == 1
     assert printed == "evaluate.py: shared: another run is writing it; wait for its end, or choose another --output\n"
     assert end(first)[0] == 0

@@ -33,6 +33,7 @@ from tests.stress.machine import (
     limit_files,
     mount,
     small_disk,
+    stopped,
     turn_clock_back,
     wait_until,
 )
@@ -229,9 +230,8 @@ def test_a_second_run_on_one_output_is_refused(workplace: Path, effort: Effort, 
     first = start(workplace, "run")
     wait_until(partial(in_use, workplace / "run"), first)
     for options in ([], ["--resume"]) * effort(1, 4):
-        first.send_signal(signal.SIGSTOP)  # it keeps its lock, and cannot end before the other has met it
-        code, output = end(start(workplace, "run", *options))
-        first.send_signal(signal.SIGCONT)
+        with stopped(first):
+            code, output = end(start(workplace, "run", *options))
         assert code == 1
         assert output == "train.py: run: another run is writing it; wait for its end, or choose another --output\n"
         assert first.poll() is None
