@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import socket
@@ -15,10 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect, sync_playwright
 
 from captioner.images import load_image
+from captioner.pipeline import Caption
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = next(
@@ -164,6 +168,31 @@ def settle(page: Page) -> None:
 def words(page: Page) -> Locator:
     """Find the caption's words."""
     return page.get_by_role("toolbar", name="Words of the caption").first.get_by_role("button")
+
+
+def wait_for_caption(page: Page) -> None:
+    """Wait for the first caption of a page."""
+    expect(words(page).first).to_be_visible()
+    settle(page)
+
+
+def expect_caption(page: Page, caption: Caption) -> None:
+    """Wait for its words: after a click the page shows the old ones, or none, until the server has answered."""
+    expect(words(page)).to_have_text(list(caption.words))
+    settle(page)
+
+
+def open_tab(page: Page, name: str) -> Locator:
+    """Open one of the tabs below the photo: what it shows."""
+    page.get_by_role("tab", name=name).click()
+    settle(page)
+    return page.get_by_role("tabpanel", name=name)
+
+
+def heat(page: Page, number: int = 0) -> np.ndarray:
+    """(height, width, 4), what lies over the photo, or over a later one of the page."""
+    url = page.locator(".stage canvas").nth(number).evaluate("canvas => canvas.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))), int)
 
 
 def upload(page: Page, file: Path) -> None:

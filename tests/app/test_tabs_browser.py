@@ -1,0 +1,109 @@
+"""What stands below the photo, a tab each, as a person meets it: the real server, a real Chromium."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+from captioner.pipeline import Caption
+from tests.app.browsing import expect_caption, heat, open_tab, settle
+
+
+def test_soft_and_hard_attention_are_compared_on_the_same_words(
+    viewer: Page, photographer: Caption, hard_photographer: Caption
+) -> None:
+    panel = open_tab(viewer, "Compare")
+    compared = panel.get_by_role("toolbar", name="Words of the caption")
+    expect(compared).to_be_visible()
+    expect(compared.get_by_role("button")).to_have_text(list(photographer.words))
+    own = panel.get_by_text(f"Hard attention by itself says: {hard_photographer.text}")
+    expect(own).to_be_visible()
+    draw_other_cells(panel)
+    expect(own).to_be_visible()
+    compared.get_by_role("button").nth(1).click()
+    expect(panel.get_by_role("img", name=f"looked for “{photographer.words[1]}”")).to_have_count(2)
+    white = [(heat(viewer, number)[..., :3].min(-1) == 255).sum() for number in (1, 2)]
+    # Only the cell that hard attention drew is framed.
+    assert white[0] == 0
+    assert white[1] > 50
+
+
+def draw_other_cells(panel: Locator) -> None:
+    """Draw, and wait until the words are built anew: until the server has answered, all is as it was."""
+    word = panel.get_by_role("toolbar", name="Words of the caption").get_by_role("button").first.element_handle()
+    panel.get_by_role("button", name="Draw other cells").click()
+    panel.page.wait_for_function("word => !word.isConnected", arg=word)
+    settle(panel.page)
+
+
+def test_other_cells_are_drawn_on_demand_and_another_caption_is_compared_next(
+    viewer: Page, photographer: Caption
+) -> None:
+    panel = open_tab(viewer, "Compare")
+    compared = panel.get_by_role("toolbar", name="Words of the caption").get_by_role("button")
+
+    def frames() -> list[np.ndarray]:
+        found = []
+        for t in range(len(photographer.words)):
+            compared.nth(t).hover()
+            found.append(np.argwhere(heat(viewer, 2)[..., :3].min(-1) == 255).mean(0))
+        return found
+
+    before = frames()
+    draw_other_cells(panel)
+    after = frames()
+    assert not np.isnan([before, after]).any()
+    assert not np.allclose(before, after)
+    expect_caption(viewer, photographer)
+    second = photographer.alternatives[0]
+    details = viewer.get_by_role("complementary", name="Details")
+    details.get_by_role("button", name=second.text).click()
+    expect(compared).to_have_text(list(second.words))
+
+
+def test_downloads_hold_what_was_shown(viewer: Page, photographer: Caption) -> None:
+    def fetch(tab: str, button: str) -> tuple[str, bytes]:
+        panel = open_tab(viewer, tab)
+        with viewer.expect_download() as download:
+            panel.get_by_role("button", name=button).click()
+        return download.value.suggested_filename, download.value.path().read_bytes()
+
+    name, data = fetch("Filmstrip", "Download PNG")
+    assert name == "photographer-filmstrip.png"
+    assert Image.open(io.BytesIO(data)).width > 1000
+    name, data = fetch("Matrix", "Download PNG")
+    assert name == "photographer-matrix.png"
+    assert Image.open(io.BytesIO(data)).width > 1000
+    name, data = fetch("GIF", "Download GIF")
+    assert name == "photographer-attention.gif"
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == len(photographer.words)
+    _, data = fetch("Raw", "Download NPZ")
+    arrays = np.load(io.BytesIO(data))
+    assert arrays["words"].tolist() == list(photographer.words)
+    np.testing.assert_allclose(arrays["attention"], photographer.attention, atol=1e-6)
+    _, data = fetch("Raw", "Download JSON")
+    record: dict[str, Any] = json.loads(data)
+    assert record["caption"] == photographer.text
+    assert record["betas"] == pytest.approx(photographer.betas)
+    np.testing.assert_allclose(record["attention"], photographer.attention, atol=1e-6)
+
+
+def test_the_animation_stands_still_where_motion_is_unwanted(viewer: Page) -> None:
+    panel = open_tab(viewer, "GIF")
+    picture = panel.get_by_role("img", name="One word after another")
+    motions: tuple[tuple[Literal["reduce", "no-preference"], str], ...] = (
+        ("reduce", r"\.(png|jpg)$"),
+        ("no-preference", r"\.gif$"),
+    )
+    for motion, address in motions:
+        viewer.emulate_media(reduced_motion=motion)
+        # What is hidden has no role.
+        expect(picture).to_have_count(1)
+        expect(picture).to_have_attribute("src", re.compile(address))
