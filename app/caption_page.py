@@ -112,40 +112,48 @@ def _result(photo: Upload) -> None:
     except CaptionerError as error:
         show_error(str(error))
         return
-    place = st.empty()
     try:
-        picture, caption = _work(photo, settings, place)
-        with place.container():
+        picture, caption, place = _work(photo, settings)
+        with place:
             beams = [caption, *caption.alternatives]
             number = _viewer(photo, picture, beams, settings)
         _more(photo, picture, beams[number], f"{_identity(photo, settings)} {number}", settings)
     except CaptionerError as error:
-        place.empty()
         show_error(str(error))
 
 
-def _work(photo: Upload, settings: Settings, place: st.delta_generator.DeltaGenerator) -> tuple[Shown, Caption]:
-    """Read and caption a photo, showing what is there while the rest is made."""
+def _work(photo: Upload, settings: Settings) -> tuple[Shown, Caption, st.delta_generator.DeltaGenerator]:
+    """Read and caption a photo, showing what is there while the rest is made, in the place where both are to go."""
     checkpoint = models.checkpoints()[settings.model]
     task = photo.digest, checkpoint, settings.options
     if st.session_state.get("done") == task:
-        return shown(photo), models.caption(photo, checkpoint, settings.options)
-    with place.container():
-        left, right = st.columns([2, 1], gap="large")
-        with left:
-            skeleton()
-            picture_place = st.empty()
-        with right, st.status("Reading the photo …", expanded=True) as status:
-            picture = shown(photo)
-            picture_place.image(picture.jpeg, alt=photo.name)
-            st.write("Photo read")
-            status.update(label="Waking the model …")
-            models.captioner(checkpoint)
-            st.write("Model ready")
-            status.update(label="Looking and writing …")
-            caption = models.caption(photo, checkpoint, settings.options)
+        # Not emptied first: on a busy machine the viewer would be gone for a moment, and the page jump.
+        return shown(photo), models.caption(photo, checkpoint, settings.options), st.container()
+    place = st.empty()
+    try:
+        with place.container():
+            picture, caption = _show_work(photo, checkpoint, settings.options)
+    except CaptionerError:
+        place.empty()
+        raise
     st.session_state["done"] = task
-    return picture, caption
+    return picture, caption, place.container()
+
+
+def _show_work(photo: Upload, checkpoint: Path, options: DecodingOptions) -> tuple[Shown, Caption]:
+    left, right = st.columns([2, 1], gap="large")
+    with left:
+        skeleton()
+        place = st.empty()
+    with right, st.status("Reading the photo …", expanded=True) as status:
+        picture = shown(photo)
+        place.image(picture.jpeg, alt=photo.name)
+        st.write("Photo read")
+        status.update(label="Waking the model …")
+        models.captioner(checkpoint)
+        st.write("Model ready")
+        status.update(label="Looking and writing …")
+        return picture, models.caption(photo, checkpoint, options)
 
 
 def _identity(photo: Upload, settings: Settings) -> str:
