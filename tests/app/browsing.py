@@ -155,14 +155,16 @@ def visit(page: Page, url: str) -> None:
 
 def wait_for_page(page: Page) -> None:
     """Wait until a page of the app is whole."""
-    expect(page.get_by_role("heading", level=1).first).to_be_visible(timeout=120_000)
+    expect(page.get_by_role("heading", level=1).first).to_be_visible(timeout=300_000)
     page.wait_for_load_state("networkidle")  # the style sheet comes after the text
     settle(page)
 
 
 def settle(page: Page) -> None:
-    """Wait until the server has nothing to do: on a busy machine a click can come before the page is whole."""
+    """Wait until server and page have nothing to do: on a busy machine a click can come before the page is whole."""
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible()
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)  # in place of parts whose code is still being fetched
+    page.wait_for_function("[...document.images].every(image => image.complete)")
 
 
 def words(page: Page) -> Locator:
@@ -204,7 +206,7 @@ def upload(page: Page, file: Path) -> None:
 def captioned(page: Page, name: str) -> str:
     """Wait for the caption of the photo with this name; nothing if the page says that something is wrong instead."""
     alert = page.get_by_role("alert")
-    expect(page.locator(f'.stage[data-photo="{name}"] img').or_(alert).first).to_be_visible(timeout=120_000)
+    expect(page.locator(f'.stage[data-photo="{name}"] img').or_(alert).first).to_be_visible(timeout=300_000)
     return "" if alert.is_visible() else " ".join(words(page).all_text_contents())
 
 

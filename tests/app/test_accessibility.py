@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
-from tests.app.browsing import DESK, PHONE, captioned, opened, settle, upload
+from tests.app.browsing import DESK, PHONE, ROOT, captioned, opened, settle, upload
 from tests.conftest import EXAMPLES
 
+THEMES = tomllib.loads((ROOT / "app/.streamlit/config.toml").read_text())["theme"]
 PAGES = {"Caption": "", "Many images": "/many-images", "Training runs": "/training-runs", "About": "/about"}
 
 
@@ -33,6 +36,8 @@ END_TRANSITIONS = """() =>
 def check(page: Page) -> None:
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        red, green, blue = bytes.fromhex(THEMES[theme]["backgroundColor"].removeprefix("#"))
+        expect(page.get_by_test_id("stApp")).to_have_css("background-color", f"rgb({red}, {green}, {blue})")
         for size in (DESK, PHONE):
             page.set_viewport_size(size)
             settle(page)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from captioner.pipeline import Captioner
 from tests.app.browsing import PHONE, caption_all, captioned, made_up_photos, tabs, upload
 
 
+@pytest.mark.timeout(900)
 def test_twenty_visitors_at_once_each_get_the_caption_of_their_photo(
     server: str, browser: Browser, tmp_path: Path
 ) -> None:

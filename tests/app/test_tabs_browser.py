@@ -37,10 +37,13 @@ def test_soft_and_hard_attention_are_compared_on_the_same_words(
 
 def draw_other_cells(panel: Locator) -> None:
     """Draw, and wait until the words are built anew: until the server has answered, all is as it was."""
+    stage = panel.page.locator(".stage").first.element_handle()
     word = panel.get_by_role("toolbar", name="Words of the caption").get_by_role("button").first.element_handle()
     panel.get_by_role("button", name="Draw other cells").click()
     panel.page.wait_for_function("word => !word.isConnected", arg=word)
     settle(panel.page)
+    # The viewer above stayed where it was, lest the page jump.
+    assert stage.evaluate("stage => stage.isConnected")
 
 
 def test_other_cells_are_drawn_on_demand_and_another_caption_is_compared_next(
@@ -53,6 +56,7 @@ def test_other_cells_are_drawn_on_demand_and_another_caption_is_compared_next(
         found = []
         for t in range(len(photographer.words)):
             compared.nth(t).hover()
+            expect(panel.get_by_role("img", name=f"looked for “{photographer.words[t]}”")).to_have_count(2)
             found.append(np.argwhere(heat(viewer, 2)[..., :3].min(-1) == 255).mean(0))
         return found
 
