@@ -164,6 +164,11 @@ def settle(page: Page) -> None:
     """Wait until server and page have nothing to do: on a busy machine a click can come before the page is whole."""
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible()
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)  # in place of parts whose code is still being fetched
+    wait_for_pictures(page)
+
+
+def wait_for_pictures(page: Page) -> None:
+    """Wait until none of the page's pictures is still on its way."""
     page.wait_for_function("[...document.images].every(image => image.complete)")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
-from tests.app.browsing import settle
+from tests.app.browsing import settle, wait_for_pictures
 from tests.conftest import EXAMPLES, noise_photo
 
 BROKEN = "[a](b) <b>_c_.jpg"
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def open_page(page: Page, name: str) -> None:
     # The server forgets pictures that are on no page any more; one still on its way would be an error in the console.
-    page.wait_for_function("[...document.images].every(image => image.complete)")
+    wait_for_pictures(page)
     page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
 
 
