@@ -14,14 +14,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from captioner.errors import CaptionerError
+from captioner.evaluation.figures import GRID, INK, SERIES
 from captioner.files import replacing
 from captioner.history import Curve, Runs, panels
 
 _FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's palette for every kind of colour vision, without its yellow, too faint on white; then dashes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# The paper is white, so black is a colour, too; then dashes.
+_COLOURS = (*SERIES, "#000000")
 _DASHES = ("-", "--", ":")
-_INK, _GRID = "#333333", "#E6E6E6"
 
 
 def draw_curves(runs: Runs) -> Figure:
@@ -96,13 +96,13 @@ def _styles() -> Iterator[dict[str, Any]]:
 
 
 def _prepare(axes: Axes, title: str, x: str) -> None:
-    axes.set_title(title, parse_math=False, loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
-    axes.set_xlabel(x, color=_INK)
+    axes.set_title(title, parse_math=False, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
+    axes.set_xlabel(x, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelcolor=_INK)
+    axes.tick_params(length=0, labelcolor=INK)
 
 
 def _legend(axes: Axes, lines: Mapping[str, Line2D]) -> None:
@@ -116,7 +116,7 @@ def _legend(axes: Axes, lines: Mapping[str, Line2D]) -> None:
         borderpad=0,
         handlelength=2.2,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
     )
     for text in legend.get_texts():
         text.set_parse_math(False)  # a folder's name may hold dollars

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Estimate = tuple[float, float, float]
 # Okabe and Ito's palette for every kind of colour vision, those of it that show on white and on black.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _GRID, _FILL = "#333333", "#E6E6E6", "#C8C8C8"
+INK, GRID, _FILL = "#333333", "#E6E6E6", "#C8C8C8"
 _WIDTH, _HEIGHT = 4.4, 3.4  # inches: shown about as large, so that letters keep their size
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -45,7 +45,7 @@ def draw_scores(estimates: Mapping[str, Sequence[Estimate | None]]) -> Figure:
             value, low, high = estimate
             y = row + (place - (systems - 1) / 2) * height
             axes.barh(y, value, 0.82 * height, color=colour)
-            axes.plot((low, high), (y, y), color=_INK, linewidth=1.4, solid_capstyle="butt")
+            axes.plot((low, high), (y, y), color=INK, linewidth=1.4, solid_capstyle="butt")
     axes.set_yticks(range(len(estimates)), estimates)
     axes.set_ylim(len(estimates) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
@@ -118,7 +118,7 @@ def to_svg(figure: Figure, name: str) -> str:
         figure.savefig(buffer, format="svg", dpi=200, transparent=True, metadata=_NO_METADATA)
     svg = buffer.getvalue()
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", svg[svg.index("<svg") :])
-    for colour, variable in ((_INK, "ink"), (_GRID, "grid"), (_FILL, "fill")):
+    for colour, variable in ((INK, "ink"), (GRID, "grid"), (_FILL, "fill")):
         svg = svg.replace(colour.lower(), f"var(--{variable})")
     return svg
 
@@ -126,12 +126,12 @@ def to_svg(figure: Figure, name: str) -> str:
 def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, colors=_INK)
+    axes.tick_params(length=0, colors=INK)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(_INK)
+        label.set_color(INK)
     return figure, axes
 
 
