@@ -218,7 +218,7 @@ def _histogram(names: list[str], lengths: list[Counter[int]]) -> list[str]:
         [sum(counts[n] for n in range(start, start + width)) / max(counts.total(), 1) for counts in lengths]
         for start in range(0, longest + 1, width)
     ]
-    scale = _BAR / max((max(row) for row in rows), default=1)
+    scale = _BAR / (max(max(row) for row in rows) or 1)
     lines = [f"{'':<9}" + "".join(f"{name:<{_BAR + 9}}" for name in names).rstrip()]
     for number, row in enumerate(rows):
         start = number * width

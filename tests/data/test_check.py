@@ -85,6 +85,15 @@ def test_damaged_absent_and_wordless_are_told_apart(root: Path, flickr_folder: P
     assert problem.splitlines()[-1].strip() == "and 12 more"
 
 
+def test_photos_that_are_still_to_come_are_all_absent(flickr_folder: Path) -> None:
+    for photo in (flickr_folder / "images").iterdir():
+        photo.unlink()
+    report = check_data(DataConfig(str(flickr_folder)))
+    found = [problem.splitlines()[0] for problem in report.problems]
+    assert {"train: 24 photos absent", "dev: 6 photos absent"} < set(found)
+    assert "dev: 6 photos absent" in str(report)
+
+
 def test_the_vocabulary_is_the_one_training_builds(flickr_folder: Path) -> None:
     (flickr_folder / "images" / "photo3.jpg").unlink()
     config = DataConfig(str(flickr_folder), min_count=30)
