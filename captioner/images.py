@@ -175,8 +175,10 @@ def _limited_scans(image: JpegImagePlugin.JpegImageFile) -> Iterator[None]:
         return data
 
     image.load_read = load_read  # type: ignore[method-assign, assignment]
-    yield
-    del image.load_read  # which holds the image: it would stay in memory until a collection of cycles
+    try:
+        yield
+    finally:
+        del image.load_read  # which holds the image: it would stay in memory until a collection of cycles
 
 
 def _explain(head: bytes, error: Exception) -> str:

@@ -5,6 +5,7 @@ import io
 import struct
 import weakref
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_the_seen_region_is_what_a_centre_crop_keeps() -> None:
 
 
 def test_a_photo_leaves_memory_when_its_pixels_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, for a collection of cycles comes too late for a hundred million pixels."""
+    """At once, whole or cut short, for a collection of cycles comes too late for a hundred million pixels."""
     opened: list[weakref.ref[Image.Image]] = []
 
     def watched(*arguments: Any, **options: Any) -> Image.Image:
@@ -226,6 +227,9 @@ def test_a_photo_leaves_memory_when_its_pixels_are_taken(monkeypatch: pytest.Mon
     try:
         for format in ("JPEG", "PNG", "WEBP"):
             load_pixels(_bytes(noise_photo(0), format), PreprocessingConfig(64, HALF, HALF))
-        assert [image() for image in opened] == [None] * 3
+        with suppress(ImageReadError):
+            load_pixels(_bytes(noise_photo(0), "JPEG")[:-50], PreprocessingConfig(64, HALF, HALF))
+            pytest.fail("half a photo was read")
+        assert [image() for image in opened] == [None] * 4
     finally:
         gc.enable()
