@@ -279,7 +279,10 @@ def read_folder(root: Path, split: str, captions: None = None, images: str | Non
     if not is_folder(folder):
         raise DatasetError(f"{folder}: not a folder; put the photos of the split into one, captions beside them")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-    sidecars = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
+    sidecars: dict[str, Path] = {}
+    for path in files:
+        if path.suffix.lower() == ".txt" and sidecars.setdefault(path.stem, path) != path:
+            raise DatasetError(f"{sidecars[path.stem]}: {path.name} is there, too; make one of the two")
     listed: dict[str, CaptionedImage] = {}
     for path in files:
         if path.suffix.lower() not in SUFFIXES:

@@ -360,6 +360,7 @@ def test_what_is_wrong_in_json_lines_is_named(root: Path, line: str, message: st
         ("z.txt", r"z\.txt: captions of a photo that is not there"),
         ("b.txt", r"b\.txt: no caption in it"),
         ("a.PNG", r"train: a is there twice"),
+        ("b.TXT", r"b\.TXT: b\.txt is there, too"),
     ],
 )
 def test_what_is_wrong_in_a_folder_is_named(root: Path, name: str, message: str) -> None:
