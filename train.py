@@ -120,9 +120,8 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     dev_source = source(dev_images, "dev", dataclasses.replace(recipe.data, mirror=False, crop=0.0, views=1))
     data = CaptionDataset(train_images, train_source, vocabulary, recipe.data.max_length)
     counts = data.word_counts(len(vocabulary))
-    logging.info(
-        "%.1f %% of the words of the train captions are known", 100 * (1 - counts[vocabulary.unk] / counts.sum())
-    )
+    words = counts.sum() - counts[vocabulary.eos]
+    logging.info("%.1f %% of the words of the train captions are known", 100 * (1 - counts[vocabulary.unk] / words))
     if not options.resume and recipe.train.start is None:
         model.decoder.expect_words(counts)
     validation = Validation(dev_images, dev_source, vocabulary, recipe.decoding, precision)

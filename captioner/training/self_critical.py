@@ -161,7 +161,9 @@ def _check(reward: CiderReward, references: Sequence[Sequence[Sequence[int]]]) -
     with_itself = reward.score_one_each(rows, captions)
     itself = 10 * np.array([min(len(caption), 4) for caption in captions]) / 4  # what a caption earns against itself
     several = given > 1
-    own = ((with_itself * given - itself)[several] / (given - 1)[several]).mean() if several.any() else np.inf
+    # An n-gram that every photo has earns nothing, not even against itself.
+    others = np.maximum(with_itself * given - itself, 0)
+    own = (others[several] / (given - 1)[several]).mean() if several.any() else np.inf
     other = reward.score_one_each(rows[1:] + rows[:1], captions).mean()
     if own < 2 * other:
         raise DatasetError(

@@ -187,13 +187,14 @@ class Trainer:
         with bar:
             read = partial(self._read, progress.epoch)
             for parts in map_ahead(read, batches[progress.batch :], workers=_READERS, ahead=_READERS):
+                learning_rate = float(self.scheduler.get_last_lr()[0])
                 logs, stop = self._step(parts, requests)
                 progress.batch += 1
                 progress.step += 1
                 bar.update()
                 scalars = self._mean_over_processes(logs)
                 bar.set_postfix(loss=f"{scalars['train/loss']:.3f}", refresh=False)
-                yield {**scalars, "learning_rate": float(self.scheduler.get_last_lr()[0])}
+                yield {**scalars, "learning_rate": learning_rate}
                 if stop or (progress.step % config.checkpoint_steps == 0 and progress.batch < len(batches)):
                     self._save_last()
                 if stop:

@@ -16,9 +16,10 @@ import torch
 import train
 from captioner.checkpoint import load_checkpoint, load_training_state
 from captioner.checkpoint_files import BUNDLED, read_config
+from captioner.data.check import check_data
 from captioner.data.dataset import Batch
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.recipe import Recipe
+from captioner.recipe import DataConfig, Recipe
 from captioner.training.trainer import Trainer
 from tests.conftest import write_flickr
 from tests.training.runs import ROOT, TRAIN, Run, start_program
@@ -125,6 +126,10 @@ def test_training_learns_and_leaves_what_it_promises(workplace: Path, attention:
     rows = metrics(workplace / "run")
     losses = [row["train/cross_entropy"] for row in rows if "train/cross_entropy" in row]
     assert losses[-1] < losses[0] / 2
+    rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+    assert rates[0] == pytest.approx(0.02 / 11)  # a tenth of 108 steps is for the warm-up
+    assert max(rates) == pytest.approx(0.02)
+    assert rates[-1] > 0
     scores = [row["dev/bleu4"] for row in rows if "dev/bleu4" in row]
     assert len(scores) == 18
     notes = read_config(workplace / "run" / "best")["notes"]
@@ -135,6 +140,13 @@ def test_training_learns_and_leaves_what_it_promises(workplace: Path, attention:
     model, vocabulary = load_checkpoint(workplace / "run" / "best")
     assert "happy" in vocabulary.words
     assert model.config.vocabulary_size == len(vocabulary)
+
+
+def test_the_share_of_known_words_is_the_one_of_the_data(workplace: Path) -> None:
+    write_recipe(workplace, epochs=1, min_count="30")
+    known = check_data(DataConfig(str(workplace / "flickr8k"), min_count=30)).splits["train"].covered
+    assert 0 < known < 1
+    assert f"{known:.1%} of the words of the train".replace("%", " %") in finish(start(workplace, "run"))
 
 
 def test_training_stops_when_dev_no_longer_improves(workplace: Path) -> None:
