@@ -22,7 +22,7 @@ DATA = Path(os.environ.get(DATA_VARIABLE, "")) / "coco-mini"
 real_data = pytest.mark.skipif(
     not (DATA_VARIABLE in os.environ and DATA.is_dir()), reason=f"real data: set {DATA_VARIABLE} to its folder"
 )
-# No weights, for the library's are a download; the smallest ResNet-like network, its stages as ResNet-101's.
+# No weights, for the library's are a download; the smallest of the ResNets.
 SMALLER = {
     "root": '"coco-mini"',
     "name": '"resnet18"\nweights = "none"',
