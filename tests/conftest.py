@@ -32,6 +32,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(line)
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Whatever ran before, random weights are the same."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def effort(request: pytest.FixtureRequest) -> Callable[[T, T], T]:
     """`effort(short, long)`: how much of something there is in every run of the tests, and in `make stress`."""

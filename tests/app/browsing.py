@@ -78,7 +78,7 @@ def serving(*arguments: str) -> Iterator[str]:
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < until:
         try:
             urllib.request.urlopen(f"{url}/_stcore/health", timeout=2).close()

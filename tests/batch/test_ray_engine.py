@@ -60,18 +60,6 @@ def files(tmp_path: Path) -> list[ImageFile]:
     return [ImageFile(str(tmp_path / f"{index}.jpg"), 1, index) for index in range(PHOTOS)]
 
 
-def actors() -> list[int]:
-    """Process ids of the actors that caption; Ray names its processes by what they run."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal() and b"ray::MapWorker" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
 def by_file(outcomes: list[Outcome]) -> list[Outcome]:
     return sorted(outcomes, key=lambda outcome: outcome.file.mtime_ns)
 
@@ -97,7 +85,7 @@ def test_every_photo_comes_once_with_its_caption_and_a_broken_one_as_an_error(
     ]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the actor's process in /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kills the actor's process")
 @pytest.mark.usefixtures("cluster")
 def test_an_actor_killed_in_the_middle_loses_nothing_and_nothing_comes_twice(
     job: Job, files: list[ImageFile], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -115,13 +103,12 @@ def test_an_actor_killed_in_the_middle_loses_nothing_and_nothing_comes_twice(
     outcomes: list[Outcome] = []
     for outcome in run_ray(iter(files), job):
         if not killed:
-            killed = actors()[0]
+            killed = int(next(tmp_path.glob("*.pid")).stem)
             os.kill(killed, signal.SIGKILL)
         outcomes.append(outcome)
     assert [outcome.file for outcome in by_file(outcomes)] == files
     assert all(outcome.record for outcome in outcomes)
     workers = {int(path.stem) for path in tmp_path.glob("*.pid")}
-    assert killed in workers
     assert len(workers) > 1, "a successor went on"
 
 

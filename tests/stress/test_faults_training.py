@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import re
@@ -37,7 +36,7 @@ from tests.stress.machine import (
     turn_clock_back,
     wait_until,
 )
-from tests.training.runs import TRAIN, Run, nothing, start_program
+from tests.training.runs import TRAIN, Run, forkserver, nothing, start_program
 from tests.training.test_at_scale import launch, losses
 from tests.training.test_training import finish, metrics, start, wait_for_step, workplace, write_recipe
 
@@ -110,8 +109,7 @@ def test_features_killed_again_and_again_are_those_of_an_undisturbed_run(
     paths = [tmp_path / f"{index}.jpg" for index in range(effort(300, 600))]
     for index, path in enumerate(paths):
         noise_photo(index % 50).save(path)
-    context = multiprocessing.get_context("forkserver")
-    build = partial(context.Process, target=build_in_a_process)
+    build = partial(forkserver().Process, target=build_in_a_process)
     whole = build(args=(tmp_path / "whole", paths))
     begun = time.monotonic()
     whole.start()

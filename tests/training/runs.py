@@ -40,7 +40,7 @@ class Forked:
         self, folder: Path, environment: dict[str, str], prepare: Callable[[], object], log: Path, *command: str
     ) -> None:
         self.output = log / f"output-{time.monotonic_ns()}"
-        self.process = _forkserver().Process(target=_run, args=(folder, self.output, environment, prepare, *command))
+        self.process = forkserver().Process(target=_run, args=(folder, self.output, environment, prepare, *command))
         self.process.start()
 
     @property
@@ -114,7 +114,8 @@ def start_program(
     )
 
 
-def _forkserver() -> ForkServerContext:
+def forkserver() -> ForkServerContext:
+    """Give a server of processes that have imported what takes its time; the first use decides what that is."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
     # Read once, as numpy and torch are imported.
