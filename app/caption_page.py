@@ -58,6 +58,13 @@ def open_with(upload: Upload) -> None:
     st.session_state["words-chosen"] = {}
 
 
+def open_as_usual(upload: Upload) -> None:
+    """Have the page show a photo so, and caption it as it does for whoever has chosen nothing on it."""
+    open_with(upload)
+    for key in ("model", "words", "beam", "temperature", "length", "sight"):
+        st.session_state.pop(key, None)
+
+
 def show() -> None:
     """Lay out the page."""
     photo: Upload | None = st.session_state.get("photo")
@@ -169,6 +176,7 @@ def _viewer(photo: Upload, picture: Shown, beams: list[Caption], settings: Setti
         {"": beams},
         settings.view,
         forced=len(settings.options.prefix),
+        focus=st.session_state.pop("has-chosen", False),
         beams_title="Captions drawn" if settings.options.temperature else "Captions it weighed",
         on_choose=partial(_choose_words, settings.model),
     )
@@ -177,6 +185,7 @@ def _viewer(photo: Upload, picture: Shown, beams: list[Caption], settings: Setti
 def _choose_words(model: str) -> None:
     # Of each model its own, for another may not know them.
     st.session_state["words-chosen"] = {model: tuple(st.session_state["viewer"].choose["words"])}
+    st.session_state["has-chosen"] = True
 
 
 def _settings() -> Settings:

@@ -146,5 +146,5 @@ def _cell(index: int, row: Row, model: str) -> None:
         st.markdown(plain(text))
         st.caption(plain(row.upload.name.rpartition("/")[2]))
         if st.button("Where it looked", key=f"many-open-{index}"):
-            caption_page.open_with(row.upload)
+            caption_page.open_as_usual(row.upload)
             st.switch_page(st.Page(caption_page.show, default=True), query_params={"model": model})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -133,6 +133,12 @@ class Captioner:
     vocabulary : Vocabulary
         The one it was trained with.
 
+    Attributes
+    ----------
+    device : torch.device
+    precision : {"float32", "bfloat16"}
+        In which it computes there.
+
     Examples
     --------
     >>> captioner = Captioner.load()
@@ -144,7 +150,9 @@ class Captioner:
         self.model = model.eval()
         self.model.encoder.to(memory_format=torch.channels_last)
         self.vocabulary = vocabulary
-        self.device = next(model.decoder.parameters()).device
+        parameter = next(model.decoder.parameters())
+        self.device = parameter.device
+        self.precision = cast(Precision, str(parameter.dtype).removeprefix("torch."))
 
     @classmethod
     def load(

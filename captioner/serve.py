@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--port",
         type=_port,
-        default=os.environ.get("STREAMLIT_SERVER_PORT", "8501"),
+        default=os.environ.get("STREAMLIT_SERVER_PORT") or "8501",
         metavar="N",
         help="where to listen (default: STREAMLIT_SERVER_PORT, else 8501)",
     )
@@ -50,7 +50,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     if not _SCRIPT.is_file():
         raise CaptionerError(f"{_SCRIPT}: absent, for the web app is not installed with the package; use a clone of it")
     _check_checkpoint(arguments.checkpoint or BUNDLED)
-    address = os.environ.get("STREAMLIT_SERVER_ADDRESS", "127.0.0.1")
+    # Empty it is as good as absent; to Streamlit it would be every network interface.
+    address = os.environ.get("STREAMLIT_SERVER_ADDRESS") or "127.0.0.1"
     _check_free(address, arguments.port)
     try:
         import click

@@ -78,6 +78,15 @@ def test_the_environment_names_port_and_address(
         assert f"127.0.0.2:{port}: " in refusal(capsys)
 
 
+def test_an_empty_address_is_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[tuple[str, int]] = []
+    monkeypatch.setattr(serve, "_check_free", lambda *place: looked.append(place))
+    monkeypatch.setenv("STREAMLIT_SERVER_ADDRESS", "")
+    monkeypatch.setenv("STREAMLIT_SERVER_PORT", "")
+    assert main(["app"]) == 1  # there is no Streamlit here
+    assert looked == [("127.0.0.1", 8501)]
+
+
 @pytest.mark.parametrize("wrong", ["0", "65536", "-1", "web"])
 def test_a_port_out_of_range_is_wrong_usage(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

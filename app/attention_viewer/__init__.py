@@ -62,6 +62,7 @@ def attention_viewer(
     panes: Mapping[str, Sequence[Caption]],
     view: View,
     forced: int = 0,
+    focus: bool = False,
     panel: bool = True,
     beams_title: str = "",
     on_choose: Callable[[], None] | None = None,
@@ -82,6 +83,8 @@ def attention_viewer(
     view : View
     forced : int
         How many of the first caption's words the visitor has chosen.
+    focus : bool
+        Whether the visitor has just chosen one of them, or gone back to none, and is brought to it.
     panel : bool
         Whether details are shown beside the photo.
     beams_title : str
@@ -109,8 +112,9 @@ def attention_viewer(
         "panes": [_pane(label, captions, photo) for label, captions in panes.items()],
         "view": {**asdict(view), "palette": _palette(view.map)},
         "forced": forced,
+        "focus": focus,
         "panel": panel,
-        "autoplay": panel and not forced,
+        "autoplay": panel and not forced and not focus,
         "beamsTitle": beams_title,
     }
     _component(key=key, data=data, on_beam_change=_ignore, on_choose_change=on_choose or _ignore)

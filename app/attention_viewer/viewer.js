@@ -2,7 +2,7 @@
 // has it write another caption, and `beam`, which tells it which one is open.
 //
 // Data: id (of what is shown: another id starts anew), view {map, opacity, smooth, scale, palette}, forced (how many words
-// were chosen by hand), panel (whether words are told of beside the photo), autoplay, beamsTitle, photo {url, name, width, height}, beam (number of the one to open), panes [{label, grid [rows, columns], region
+// were chosen by hand), focus (whether the visitor has just chosen one, or none), panel (whether words are told of beside the photo), autoplay, beamsTitle, photo {url, name, width, height}, beam (number of the one to open), panes [{label, grid [rows, columns], region
 // [left, top, right, bottom] as shares of the photo, beams}], a beam {text, words, ended, logProb, probs, betas, entropies,
 // maps, tops, locations, choices}; `maps` is base64 of T x rows x columns bytes, 255 standing for the word's `tops`.
 // Panes hold the same words under different models.
@@ -41,8 +41,8 @@ class Viewer {
     }
     this.palette = decode(data.view.palette);
     this.panes.forEach((pane) => pane.fields.clear());
-    // Whoever chose a word is brought back to it.
-    if (isNew && data.forced) this.words[Math.min(data.forced, this.words.length) - 1].focus({ preventScroll: true });
+    // Whoever chose a word is brought back to it; what had the focus is gone.
+    if (isNew && data.focus) this.words[clamp(data.forced - 1, 0, this.words.length - 1)].focus({ preventScroll: true });
     if (isNew && data.autoplay && !reducedMotion()) this.play();
     this.paint();
   }

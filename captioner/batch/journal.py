@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from captioner.batch.records import Record, identity, read_records, to_line, wan
 from captioner.errors import CaptionerError
 from captioner.files import cannot_write, lock, replacing, write_all
 from captioner.paths import exists, is_file
+
+if TYPE_CHECKING:
+    from captioner.devices import Precision
 
 
 class Index:
@@ -30,6 +33,8 @@ class Index:
         Its lines.
     name : str
         Of the file, for errors.
+    precision : {"auto", "float32", "bfloat16"}, optional
+        That the records are to have been made in; `auto` takes any.
 
     Attributes
     ----------
@@ -39,13 +44,13 @@ class Index:
         Whether a photo has several records; the last one counts.
     """
 
-    def __init__(self, lines: Iterable[bytes], name: str) -> None:
+    def __init__(self, lines: Iterable[bytes], name: str, precision: Precision = "auto") -> None:
         paths, identities, models = array("Q"), array("Q"), array("I")
         numbers: dict[str, int] = {}
         self.length = 0
         for line, record in read_records(lines, name):
             paths.append(hash64(record["image"]))
-            identities.append(identity(record))
+            identities.append(identity(record, precision))
             models.append(numbers.setdefault(record["model"], len(numbers)))
             self.length += len(line)
         hashes = np.array(paths, np.uint64)
@@ -109,7 +114,7 @@ class Journal:
             self._index = Index([], "")
             if not fresh and exists(path):
                 with _reading(path) as file:
-                    self._index = Index(file, str(path))
+                    self._index = Index(file, str(path), self._job.precision)
         except BaseException:
             self.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.records import outcome
@@ -19,6 +20,7 @@ def run_local(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
         If the job cannot be done: no such model or device, options that the model cannot follow.
     """
     captioner = Captioner.load(job.checkpoint, job.device, job.precision)
+    job = replace(job, precision=captioner.precision)
     taken: deque[ImageFile] = deque()
 
     def paths() -> Iterator[str]:

@@ -8,6 +8,7 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +162,7 @@ class Worker:
         self.captioner: Captioner | CaptionerError
         try:
             self.captioner = Captioner.load(job.checkpoint, job.device, job.precision)
+            self.job = replace(job, precision=self.captioner.precision)
         # Told as an answer: what an actor raises, Ray prints with all its stack, and wraps so that it is not found.
         except CaptionerError as error:
             self.captioner = error

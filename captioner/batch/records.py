@@ -15,6 +15,7 @@ from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError, ImageReadError
 
 if TYPE_CHECKING:
+    from captioner.devices import Precision
     from captioner.pipeline import Caption
 
 Record = dict[str, Any]
@@ -37,6 +38,13 @@ _START = b'{"image": "'
 def outcome(file: ImageFile, result: Caption | ImageReadError, job: Job) -> Outcome:
     """Put what became of a photo as a record; its attention is written to a file first, if the job asks for one.
 
+    Parameters
+    ----------
+    file : ImageFile
+    result : Caption or ImageReadError
+    job : Job
+        Its precision is the one that was computed in.
+
     Raises
     ------
     CaptionerError
@@ -55,6 +63,7 @@ def outcome(file: ImageFile, result: Caption | ImageReadError, job: Job) -> Outc
         "size": file.size,
         "mtime_ns": file.mtime_ns,
         "model": job.model,
+        "precision": job.precision,
         "decoding": job.options.to_dict(),
     }
     return Outcome(file, record)
@@ -126,17 +135,23 @@ def _is_path(value: str) -> bool:
         return False
 
 
-def identity(record: Record) -> int:
-    """Hash of what makes a record good for a file of a job; see `wanted`."""
+def identity(record: Record, precision: Precision) -> int:
+    """Hash of what makes a record good for a file of a job, which asks for a precision; see `wanted`."""
     kind = Path(record["attention"]).suffix[1:] if "attention" in record else "none"
     # A record that is older than a setting was made with what is now its default.
     decoding = _DEFAULTS | record["decoding"]
-    return _identity(record["image"], record["size"], record["mtime_ns"], record["model"], decoding, kind)
+    made_in = "auto" if precision == "auto" else record.get("precision")
+    return _identity(record["image"], record["size"], record["mtime_ns"], record["model"], made_in, decoding, kind)
 
 
 def wanted(file: ImageFile, job: Job) -> int:
-    """Hash that the record of this file has, if it is done: same file, unchanged, same model and options."""
-    return _identity(file.path, file.size, file.mtime_ns, job.model, job.options.to_dict(), job.attention)
+    """Hash that the record of this file has, if it is done: same file, unchanged, same model and options.
+
+    A job that asks for no precision takes either.
+    """
+    return _identity(
+        file.path, file.size, file.mtime_ns, job.model, job.precision, job.options.to_dict(), job.attention
+    )
 
 
 def _identity(*parts: object) -> int:

@@ -87,7 +87,7 @@ class ImageEncoder(nn.Module):
         ----------
         stage : int
             Stage k begins where the map of features shrinks to 1 / 2^k of the photo's side; a dilated last stage keeps
-            the number it has without dilation. A ResNet's `layer3` and `layer4` are stages 4 and 5, but from ResNet-50 on
+            the number it has without dilation. A ResNet's `layer3` and `layer4` are stages 4 and 5, from ResNet-50 on
             without their first convolution, which comes before the map shrinks.
 
         Returns

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
-from tests.app.browsing import settle, wait_for_pictures
+from tests.app.browsing import settle, wait_for_caption, wait_for_pictures, words
 from tests.conftest import EXAMPLES, noise_photo
 
 BROKEN = "[a](b) <b>_c_.jpg"
@@ -98,6 +98,23 @@ def test_where_it_looked_opens_the_photo_and_the_way_back_keeps_the_rest(many: P
         settle(many)
         open_page(many, "Many images")
         expect(cells(many)).to_have_count(2)
+
+
+def test_where_it_looked_is_told_of_the_caption_in_the_grid(page: Page) -> None:
+    page.get_by_role("button", name="Cat").click()
+    wait_for_caption(page)
+    page.get_by_role("radio", name="Hard attention").click()
+    expect(page).to_have_url(re.compile("model=Hard"))
+    settle(page)
+    open_page(page, "Many images")
+    page.locator("input[type=file]").set_input_files(EXAMPLES / "photographer.jpg")
+    expect(page.get_by_text("1 photo captioned")).to_be_visible()
+    settle(page)
+    said = page.locator(".st-key-many-cell-0 p").first.inner_text()
+    page.get_by_role("button", name="Where it looked").click()
+    expect(page.locator('.stage[data-photo="photographer.jpg"] img')).to_be_visible()
+    expect(page.get_by_role("radio", name="Soft attention")).to_be_checked()
+    assert " ".join(words(page).all_text_contents()) == said
 
 
 def test_a_visitor_can_leave_while_it_runs_and_finds_it_going_on(many: Page, folder: Path) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from captioner.config import DecodingOptions
 from captioner.metrics.attention import entropies
 from captioner.pipeline import Caption, Captioner
-from tests.app.browsing import expect_caption, heat, open_tab, opened, wait_for_caption, words
+from tests.app.browsing import expect_caption, heat, open_tab, opened, settle, wait_for_caption, words
 from tests.app.conftest import PHOTOGRAPHER
 
 NOTE_LABELS = """() => {
@@ -214,10 +214,26 @@ def test_another_word_is_written_on_from(viewer: Page, model: Captioner, photogr
     prefix = (photographer.words[0], word)
     expected = model.caption(PHOTOGRAPHER, DecodingOptions(prefix=prefix))
     expect_caption(viewer, expected)
+    expect(words(viewer).nth(1)).to_be_focused()
     assert expected.words[1] == word
     assert expected.word_probs[1] == pytest.approx(probability, rel=1e-3)
-    viewer.get_by_role("button", name="Back to its own words").click()
+    viewer.get_by_role("button", name="Back to its own words").press("Enter")
     expect_caption(viewer, photographer)
+    expect(words(viewer).first).to_be_focused()
+
+
+def test_a_setting_that_writes_other_words_keeps_the_focus(viewer: Page, photographer: Caption) -> None:
+    words(viewer).nth(1).click()
+    details = viewer.get_by_role("complementary", name="Details")
+    word = next(choice for choice, _ in photographer.choices[1] if choice not in (photographer.words[1], "."))
+    details.get_by_role("button", name=re.compile(f"^{word} ")).click()
+    expect(words(viewer).nth(1)).to_have_text(word)
+    viewer.get_by_role("button", name="Words", exact=True).click()
+    slider = viewer.get_by_role("slider", name="Most words")
+    slider.press("ArrowLeft")
+    settle(viewer)
+    expect(words(viewer).nth(1)).to_have_text(word)
+    expect(slider).to_be_focused()
 
 
 def test_hard_attention_frames_the_cell_it_saw(viewer: Page, hard_photographer: Caption) -> None:

@@ -53,6 +53,23 @@ def test_other_options_or_attention_make_a_photo_undone(photos: Path, tmp_path: 
     assert all((tmp_path / row["attention"]).is_file() for row in rows(output))
 
 
+def test_a_precision_that_is_asked_for_makes_photos_of_another_undone(
+    photos: Path, tmp_path: Path, caption: Caption, capsys: Errors
+) -> None:
+    output = tmp_path / "out.jsonl"
+    for precision, done in (("bfloat16", 0), ("auto", 4), ("bfloat16", 4), ("float32", 0), ("auto", 4)):
+        assert caption(photos, "--output", output, "--precision", precision) == 0
+        assert f"{4 - done} captioned, {done} skipped" in capsys.readouterr().err, precision
+    records = rows(output)
+    assert [record.pop("precision") for record in records] == ["float32"] * 4
+    # Of older rows nobody knows what they were made in.
+    output.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert caption(photos, "--output", output) == 0
+    assert "0 captioned, 4 skipped" in capsys.readouterr().err
+    assert caption(photos, "--output", output, "--precision", "float32") == 0
+    assert "4 captioned, 0 skipped" in capsys.readouterr().err
+
+
 def test_rows_of_another_model_are_told_once_and_replaced(
     photos: Path, tmp_path: Path, caption: Caption, other: Path, capsys: Errors
 ) -> None:
