@@ -107,6 +107,8 @@ def test_where_it_looked_is_told_of_the_caption_in_the_grid(page: Page) -> None:
     expect(page).to_have_url(re.compile("model=Hard"))
     settle(page)
     open_page(page, "Many images")
+    expect(page.get_by_role("heading", name="Many images")).to_be_visible()
+    expect(page.get_by_role("toolbar", name="Words of the caption")).to_be_hidden()
     page.locator("input[type=file]").set_input_files(EXAMPLES / "photographer.jpg")
     expect(page.get_by_text("1 photo captioned")).to_be_visible()
     settle(page)
