@@ -1,8 +1,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes take half of the tests each, then from the other's: what tests of a file share is seldom made twice.
-TWO := -n 2 --dist worksteal
 
 .PHONY: app test stress oldest lint clean
 
@@ -10,7 +8,7 @@ app: $(VENV)/app.stamp
 	$(BIN)/captioner app
 
 test: $(VENV)/test.stamp lint
-	$(BIN)/pytest $(TWO)
+	$(BIN)/pytest
 
 stress: $(VENV)/test.stamp
 	$(BIN)/pytest tests/stress --long --timeout 3600
@@ -20,7 +18,7 @@ oldest:
 	mkdir -p .venv-oldest
 	sed -n 's/^\([a-z0-9-]*\)>=\([^,]*\),.*/\1==\2/p' requirements.txt > .venv-oldest/constraints.txt
 	PIP_CONSTRAINT=$(CURDIR)/.venv-oldest/constraints.txt $(MAKE) VENV=.venv-oldest .venv-oldest/test.stamp
-	.venv-oldest/bin/pytest $(TWO)
+	.venv-oldest/bin/pytest
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
