@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.checkpoint_files import BUNDLED, weights_sha256
+from captioner.checkpoint_files import BUNDLED, short_name, weights_sha256
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage, list_split, read_split, with_words
 from captioner.data.instances import Instances, instances_beside, read_instances
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
 def load_systems(checkpoints: Sequence[Path], device: str) -> list[System]:
     """Load every checkpoint once; its weights are hashed now, for a run in progress will replace them."""
     paths = list({path.resolve(): path for path in checkpoints}.values())
-    names = [short_name(path.resolve()) for path in paths]
+    names = [short_name(path) for path in paths]
     return [
         # By its path, if a name alone does not tell it from another.
         System(
@@ -156,13 +156,6 @@ def load_systems(checkpoints: Sequence[Path], device: str) -> list[System]:
         )
         for path, name in zip(paths, names, strict=True)
     ]
-
-
-def short_name(folder: Path) -> str:
-    """Name a checkpoint as people do: a run's best one by the run."""
-    if folder.name == "best":
-        return folder.parent.name
-    return f"{folder.parent.name}/last" if folder.name == "last" else folder.name
 
 
 def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:

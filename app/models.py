@@ -13,7 +13,7 @@ import streamlit as st
 
 from app.arguments import arguments
 from app.photos import TURN, Upload
-from captioner.checkpoint_files import BUNDLED, model_id, read_config, to_model_config
+from captioner.checkpoint_files import BUNDLED, model_id, read_config, short_name, to_model_config
 from captioner.config import DecodingOptions
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def checkpoints() -> dict[str, Path]:
         return bundled
     # By its own name if it is one of these.
     known = {path.resolve(): name for name, path in bundled.items()}
-    return {known.get(chosen.resolve(), chosen.resolve().name): chosen} | bundled
+    return {known.get(chosen.resolve(), short_name(chosen)): chosen} | bundled
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import streamlit as st
 
 from app import runs
@@ -42,9 +45,14 @@ def show() -> None:
 
 
 def _show_how_to_train() -> None:
-    folder = plain(str(arguments().runs.absolute()))
-    st.markdown(f"There are no training runs in {folder} yet; this makes one, to be followed here while it goes on:")
-    st.code(".venv/bin/python train.py recipes/flickr8k-soft.toml", language="sh")
+    folder = arguments().runs.absolute()
+    command = ".venv/bin/python train.py recipes/flickr8k-soft.toml"
+    if folder != Path("runs").absolute():  # where it goes by itself
+        command += f" --output {shlex.quote(str(folder / 'flickr8k-soft'))}"
+    st.markdown(
+        f"There are no training runs in {plain(str(folder))} yet; this makes one, to be followed here while it goes on:"
+    )
+    st.code(command, language="sh")
     st.caption("`.venv/bin/captioner app --runs FOLDER` shows those of another folder.")
 
 

@@ -40,6 +40,14 @@ def existing(folder: Path) -> Path:
     return folder
 
 
+def short_name(folder: Path) -> str:
+    """Name a checkpoint as people do: a run's best one by the run."""
+    folder = folder.resolve()
+    if folder.name == "best":
+        return folder.parent.name
+    return f"{folder.parent.name}/last" if folder.name == "last" else folder.name
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json`: `format`, `model`, `vocabulary_sha256` and `notes`.
 

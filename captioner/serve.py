@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
@@ -99,6 +100,6 @@ def _check_free(address: str, port: int) -> None:
     try:
         socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET).close()
     except OSError as error:
-        raise CaptionerError(
-            f"{address}:{port}: cannot be listened on ({error.strerror or error}); choose another port with --port"
-        ) from error
+        at_fault = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        cure = "choose another port with --port" if at_fault else "STREAMLIT_SERVER_ADDRESS must be one of this machine"
+        raise CaptionerError(f"{address}:{port}: cannot be listened on ({error.strerror or error}); {cure}") from error

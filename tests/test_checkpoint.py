@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from captioner.checkpoint import load_checkpoint, load_training_state, save_checkpoint
-from captioner.checkpoint_files import BUNDLED
+from captioner.checkpoint_files import BUNDLED, short_name
 from captioner.errors import CheckpointError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import Captioner
@@ -59,6 +59,18 @@ def test_a_writer_stopped_between_its_renames_loses_nothing(
     save_checkpoint(folder, tiny_model, vocabulary, training_state={"step": 2})
     assert load_training_state(folder) == {"step": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_best_checkpoint_has_the_name_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = tmp_path / "pets" / "best"
+    best.mkdir(parents=True)
+    monkeypatch.chdir(best)
+    assert [short_name(path) for path in (best, Path(), Path("../last"), BUNDLED)] == [
+        "pets",
+        "pets",
+        "pets/last",
+        "flickr8k-soft",
+    ]
 
 
 def test_an_absent_checkpoint_is_named(tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def test_the_environment_names_port_and_address(
         assert f"127.0.0.2:{port}: " in refusal(capsys)
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_is_not_of_this_machine_is_told_from_a_taken_port(
+    address: str, port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STREAMLIT_SERVER_ADDRESS", address)
+    said = refusal(capsys, "--port", str(port))
+    assert f"{address}:{port}: cannot be listened on (" in said
+    assert said.endswith("; STREAMLIT_SERVER_ADDRESS must be one of this machine\n")
+
+
 def test_an_empty_address_is_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[tuple[str, int]] = []
     monkeypatch.setattr(serve, "_check_free", lambda *place: looked.append(place))

@@ -77,7 +77,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--existing",
         choices=("skip", "overwrite", "error"),
         default="skip",
-        help="if the output is there: caption what is new or changed, start anew, or refuse (default: skip)",
+        help="if the output is there: caption what is new or changed, start anew, or refuse; a photo's text file is "
+        "there whatever wrote it, and of whatever photo (default: skip)",
     )
     add(
         "--attention",
@@ -145,6 +146,8 @@ def _find_fault(arguments: argparse.Namespace) -> str | None:
     output, kind = arguments.output, arguments.format
     if kind == "txt" and output:
         return "argument --output: --format txt writes a text file beside each photo; leave --output out"
+    if output and output.suffix == ".csv" and kind != "csv":
+        return f"argument --output: {output} is named for CSV, and --format is {kind}; add --format csv"
     if kind == "hf" and not output and not (len(arguments.paths) == 1 and os.path.isdir(arguments.paths[0])):  # noqa: PTH112
         return "argument --output: --format hf needs it unless one folder is captioned; name FOLDER/metadata.jsonl"
     if arguments.attention != "none" and kind == "txt":

@@ -156,6 +156,11 @@ def test_a_checkpoint_of_ones_own_is_told_by_its_config(own: Path, monkeypatch: 
     assert page.table[0].value.iloc[3].tolist() == ["Attention", "hard"]
 
 
+def test_a_best_checkpoint_is_shown_by_the_name_of_its_run(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = open_page(monkeypatch, "--checkpoint", str(own.rename(own.parent / "best")))
+    assert page.segmented_control[0].options[0] == own.parent.name.replace("_", r"\_")
+
+
 @pytest.mark.parametrize("notes", [{}, None, [], {"recipe": {"train": 3}, "dev": {"bleu4": "high"}, "epoch": 1}])
 def test_a_checkpoint_may_tell_nothing_of_its_training(
     own: Path, monkeypatch: pytest.MonkeyPatch, notes: object

@@ -248,6 +248,7 @@ def test_what_cannot_run_is_one_clear_line_and_exit_code_1(
         (["{photos}", "--attention", "npz"], "--attention"),
         (["{photos}", "--attention", "png", "--format", "txt"], "--attention"),
         (["{photos}", "--format", "txt", "--output", "out.txt"], "--output"),
+        (["{photos}", "--output", "{photos}/out.csv"], "--format csv"),
         (["{photos}/photo0.jpg", "--format", "hf"], "--output"),
         (["{photos}", "--output", "{photos}/a", "--errors", "{photos}/../photos/a"], "--errors"),
     ],
