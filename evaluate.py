@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import itertools
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +99,9 @@ def evaluate(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class System:
-    """A checkpoint to be measured."""
+    """A checkpoint to be measured, by its place among the arguments."""
 
+    place: int
     name: str
     checkpoint: str
     sha256: str
@@ -114,26 +114,21 @@ def run(options: argparse.Namespace) -> None:
         DecodingOptions(beam_size=beam, context=context, seed=options.seed)
         for beam, context in itertools.product(dict.fromkeys(options.beam), dict.fromkeys(options.context))
     ]
-    found: dict[str, list[Evaluation]] = {protocol: [] for protocol in options.protocol}
-    for path in dict.fromkeys(options.checkpoints):
-        if path.suffix == ".json":
-            evaluation = Evaluation.load(path)
-            protocol = evaluation.settings["protocol"]
-            if protocol not in found:
-                raise CaptionerError(f"{path}: scored by protocol {protocol}; ask for it with --protocol {protocol}")
-            found[protocol].append(evaluation)
-    systems = load_systems([path for path in options.checkpoints if path.suffix != ".json"], options.device)
+    given = dict(enumerate(dict.fromkeys(options.checkpoints)))
+    found = load_results({place: path for place, path in given.items() if path.suffix == ".json"}, options.protocol)
+    systems = load_systems({place: path for place, path in given.items() if path.suffix != ".json"}, options.device)
     for system, decoding in itertools.product(systems, decodings):
         system.captioner.check(decoding)
     images: list[CaptionedImage] = []
     if systems:
         data = Recipe.read(options.data).data
         images = read_photos(options, data)
-        for evaluation in itertools.chain(*found.values()):
+        for _, evaluation in found:
             evaluation.require_data([(image.path.name, tuple(image.captions)) for image in images])
-        measure_systems(options, data, systems, decodings, images, found)
-    for protocol, evaluations in found.items():
-        if evaluations:
+        found += measure_systems(options, data, systems, decodings, images, {kept.system for _, kept in found})
+    found.sort(key=lambda placed: placed[0])
+    for protocol in dict.fromkeys(options.protocol):
+        if evaluations := [evaluation for _, evaluation in found if evaluation.settings["protocol"] == protocol]:
             for other in evaluations[1:]:
                 other.require_data(evaluations[0].data)
             with standard_output():
@@ -142,20 +137,40 @@ def run(options: argparse.Namespace) -> None:
                 draw(options.output / f"report-{protocol}.html", evaluations, systems, images)
 
 
-def load_systems(checkpoints: Sequence[Path], device: str) -> list[System]:
+def load_results(paths: Mapping[int, Path], protocols: Sequence[str]) -> list[tuple[int, Evaluation]]:
+    """Read earlier evaluations, each by its place."""
+    found = []
+    for place, path in paths.items():
+        evaluation = Evaluation.load(path)
+        protocol = evaluation.settings["protocol"]
+        if protocol not in protocols:
+            raise CaptionerError(f"{path}: scored by protocol {protocol}; ask for it with --protocol {protocol}")
+        found.append((place, evaluation))
+    return found
+
+
+def load_systems(paths: Mapping[int, Path], device: str) -> list[System]:
     """Load every checkpoint once; its weights are hashed now, for a run in progress will replace them."""
-    paths = list({path.resolve(): path for path in checkpoints}.values())
-    names = [short_name(path) for path in paths]
+    placed: dict[Path, tuple[int, Path]] = {}
+    for place, path in paths.items():
+        placed.setdefault(path.resolve(), (place, path))
+    names = [file_stem(short_name(path)) for _, path in placed.values()]
     return [
-        # By its path, if a name alone does not tell it from another.
         System(
-            str(path) if names.count(name) > 1 else name,
-            str(path),
+            place,
+            # By its path, if a name alone does not tell it, or its file, from another.
+            printable(str(path) if names.count(name) > 1 else short_name(path)),
+            printable(str(path)),
             weights_sha256(path),
             Captioner.load(path, device, "float32"),
         )
-        for path, name in zip(paths, names, strict=True)
+        for (place, path), name in zip(placed.values(), names, strict=True)
     ]
+
+
+def printable(name: str) -> str:
+    """Spell out the bytes of a file's name that are no UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:
@@ -173,19 +188,21 @@ def measure_systems(
     systems: Sequence[System],
     decodings: Sequence[DecodingOptions],
     images: Sequence[CaptionedImage],
-    found: dict[str, list[Evaluation]],
-) -> None:
-    """Measure every system under every way of decoding, keep each result at once, and add it to what was found."""
+    taken: set[str],
+) -> list[tuple[int, Evaluation]]:
+    """Measure every system under every way of decoding, and keep each result at once, under a name not taken."""
     splits = dict.fromkeys(options.split)
     instances = objects_of(data, list(splits)) if options.attention else None
     known = known_captions(data)
-    taken = {evaluation.system for evaluations in found.values() for evaluation in evaluations}
+    found = []
     for system in systems:
         seen = measure(system.captioner, images, decodings, deletion=options.attention, instances=instances)
         for decoding, measured in zip(decodings, seen, strict=True):
             context = "" if decoding.context == "expectation" else f", {decoding.context}"
             context += f", seed {decoding.seed}" if decoding.context == "sample" else ""
             name = f"{system.name}, beam {decoding.beam_size}{context}"
+            while name in taken:
+                name += ", now"
             settings = {
                 "checkpoint": system.checkpoint,
                 "checkpoint_sha256": system.sha256,
@@ -199,9 +216,8 @@ def measure_systems(
                 )
                 if options.output:
                     evaluation.save(options.output / file_name(evaluation))
-                if name in taken:
-                    evaluation = dataclasses.replace(evaluation, system=f"{name}, now")
-                found[protocol].append(evaluation)
+                found.append((system.place, evaluation))
+    return found
 
 
 def show(protocol: str, evaluations: Sequence[Evaluation], leave_one_out: bool) -> None:
@@ -236,16 +252,20 @@ def draw(
 def file_name(evaluation: Evaluation) -> str:
     """Name the file of a result by the system, data, split and protocol."""
     settings = evaluation.settings
-    parts = (evaluation.system, settings["data"], settings["split"], settings["protocol"])
-    return re.sub(r"[^\w.]+", "-", " ".join(parts)).strip("-") + ".json"
+    return file_stem(evaluation.system, settings["data"], settings["split"], settings["protocol"]) + ".json"
+
+
+def file_stem(*parts: str) -> str:
+    """Make a file's name of names that may hold anything."""
+    return re.sub(r"[^\w.]+", "-", " ".join(parts)).strip("-")
 
 
 def known_captions(config: DataConfig) -> set[str]:
     """Every caption of the train split in words, by which copies are told; none if the data has no such split."""
     try:
         images = list_split(config, "train")
-    except MissingSplitError:
-        log.warning("the data has no train split; no caption counts as a copy")
+    except MissingSplitError as error:
+        log.warning("%s; no caption counts as a copy", error)
         return set()
     return {" ".join(tokenize(caption)) for image in images for caption in image.captions}
 

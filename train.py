@@ -78,14 +78,7 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     device = own_device(choose_device(options.device))
     if rank() > 0:
         logging.getLogger().setLevel(logging.ERROR)  # one process tells
-    if is_checkpoint(folder / "last") and not options.resume:
-        raise CaptionerError(
-            f"{folder}: holds a run already; add --resume to go on with it, or choose another --output"
-        )
-    if options.resume and not is_checkpoint(folder / "last"):
-        raise CaptionerError(
-            f"{folder}: no run to go on with, it ended before its first checkpoint; leave --resume out"
-        )
+    refuse_wrong_folder(folder, options.resume)
     train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"), "dev")
     model, vocabulary = resumed(folder / "last", recipe, options) if options.resume else begun(recipe, train_images)
     check_options(recipe.decoding, recipe.decoder.attention, vocabulary)  # now, not after an epoch
@@ -136,6 +129,24 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     )  # fmt: skip
 
 
+def refuse_wrong_folder(folder: Path, resume: bool) -> None:
+    """Refuse to begin where a run is, and to go on where none can be gone on with."""
+    last, best = is_checkpoint(folder / "last"), is_checkpoint(folder / "best")
+    if last and not resume:
+        raise CaptionerError(
+            f"{folder}: holds a run already; add --resume to go on with it, or choose another --output"
+        )
+    if best and not last:
+        raise CaptionerError(
+            f"{folder}: holds the best model of a run without last/, from which it would go on; choose another "
+            "--output, and to train that model on, name it as start under [train]"
+        )
+    if resume and not last:
+        raise CaptionerError(
+            f"{folder}: no run to go on with, it ended before its first checkpoint; leave --resume out"
+        )
+
+
 def frozen_part(encoder: ImageEncoder, config: TrainConfig) -> ImageEncoder | FrozenPart:
     """Find what of the encoder is kept on disk, if anything is: all of it, or what comes before the part trained."""
     if config.features == "computed" or config.fine_tune_from is None:
@@ -147,8 +158,12 @@ def begun(recipe: Recipe, images: list[CaptionedImage]) -> tuple[ShowAttendTell,
     """Model and words of a run that begins: those of the recipe's `start`, or fresh ones."""
     if recipe.train.start is None:
         torch.manual_seed(recipe.train.seed)
-        encoder = ImageEncoder.pretrained(recipe.encoder)
         vocabulary = Vocabulary.build((c for image in images for c in image.captions), recipe.data.min_count)
+        if len(vocabulary) == len(Vocabulary([])):
+            raise CaptionerError(
+                f"data.min_count = {recipe.data.min_count}: no word of the train captions is there as often; lower it"
+            )
+        encoder = ImageEncoder.pretrained(recipe.encoder)
         return ShowAttendTell(ModelConfig(recipe.encoder, recipe.decoder, len(vocabulary)), encoder), vocabulary
     model, vocabulary = load_checkpoint(Path(recipe.train.start))
     wanted = {"encoder": recipe.encoder.to_dict(), "decoder": recipe.decoder.to_dict()}

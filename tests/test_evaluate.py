@@ -76,6 +76,15 @@ def test_an_earlier_result_is_compared_with(recipe: Path, capsys: pytest.Capture
     again = capsys.readouterr().out
     assert "flickr8k-soft, beam 1  flickr8k-soft, beam 1, now" in again
     assert values(again, "CIDEr-D") == values(first, "CIDEr-D") * 2
+    # In the order of the arguments; measured again, the earlier result stays what it is.
+    kept = earlier.read_bytes()
+    assert evaluate.main([str(HARD), str(earlier), str(BUNDLED), *options, "--output", str(tmp_path / "found")]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if "soft, beam 1" in line)
+    systems = ["flickr8k-hard, beam 1", "flickr8k-soft, beam 1", "flickr8k-soft, beam 1, now"]
+    assert re.split(r"\s{2,}", header.strip()) == systems
+    assert earlier.read_bytes() == kept
+    assert Evaluation.load(tmp_path / "found" / "flickr8k-soft-beam-1-now-recipe-dev-coco.json").system == systems[2]
+    assert "<title>" in (tmp_path / "found" / "report-coco.html").read_text()
     assert evaluate.main([str(earlier), str(BUNDLED), *options, "--protocol", "raw"]) == 1
     assert "scored by protocol coco; ask for it with --protocol coco" in capsys.readouterr().err
     content = json.loads(earlier.read_text())
@@ -111,13 +120,16 @@ def test_what_would_fail_after_the_work_fails_before(
 @no_java
 def test_systems_of_one_name_are_told_apart(recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["--data", str(recipe), "--device", "cpu", "--beam", "1", "--output", str(tmp_path / "found")]
-    names = [tmp_path / "a" / "run" / "best", tmp_path / "a" / "run" / "last", tmp_path / "b" / "run" / "best"]
+    # The last two have other names, but their files would have the same.
+    runs = ["a/run/best", "a/other/best", "b/run/best", "b/some/last", "some-last"]
+    names = [tmp_path / run for run in runs]
     for name in names:
         shutil.copytree(BUNDLED, name)
     assert evaluate.main([*map(str, names), *options]) == 0
     header = next(line for line in capsys.readouterr().out.splitlines() if "beam 1" in line)
-    assert re.split(r"\s{2,}", header.strip()) == [f"{names[0]}, beam 1", "run/last, beam 1", f"{names[2]}, beam 1"]
-    assert len(list((tmp_path / "found").glob("*.json"))) == 3
+    systems = [names[0], "other", *names[2:]]
+    assert re.split(r"\s{2,}", header.strip()) == [f"{name}, beam 1" for name in systems]
+    assert len(list((tmp_path / "found").glob("*.json"))) == 5
 
 
 @no_java
@@ -214,6 +226,23 @@ def test_the_bundled_models_score_what_the_readme_says(
     stated = [float(cell) for cell in row.split("|")[2:7]]
     assert scores == pytest.approx(stated, abs=0.1)
     assert scores[3] >= at_least
+
+
+@no_java
+def test_photos_to_train_on_are_not_needed(
+    recipe: Path, flickr_folder: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    shutil.copytree(flickr_folder / "images", tmp_path / "coco" / "val2017")
+    for split, count in (("train", 0), ("val", 2)):
+        content = {
+            "images": [{"id": n, "file_name": f"photo{n}.jpg"} for n in range(count)],
+            "annotations": [{"id": n, "image_id": n, "caption": "A dog runs ."} for n in range(count)],
+        }
+        (tmp_path / "coco" / "annotations" / f"captions_{split}2017.json").write_text(json.dumps(content))
+    recipe.write_text(f'[data]\nformat = "coco"\nroot = "{tmp_path}/coco"\n[encoder]\nname = "resnet18"\n')
+    assert evaluate.main(["--data", str(recipe), "--device", "cpu", "--beam", "1"]) == 0
+    assert f"{tmp_path}/coco/train2017: no such folder of photos; put it there, or name yours" in caplog.text
 
 
 @needs_data

@@ -146,6 +146,8 @@ def _find_fault(arguments: argparse.Namespace) -> str | None:
     output, kind = arguments.output, arguments.format
     if kind == "txt" and output:
         return "argument --output: --format txt writes a text file beside each photo; leave --output out"
+    if output and not output.name:
+        return f"argument --output: '{output}' is a folder; name a file in it"
     if output and output.suffix == ".csv" and kind != "csv":
         return f"argument --output: {output} is named for CSV, and --format is {kind}; add --format csv"
     if kind == "hf" and not output and not (len(arguments.paths) == 1 and os.path.isdir(arguments.paths[0])):  # noqa: PTH112
@@ -188,7 +190,7 @@ def _job(arguments: argparse.Namespace, output: Path | None) -> Job:
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         attention=arguments.attention,
-        attention_folder=None if output is None else output.with_name(f"{hidden}{output.stem}{ATTENTION_SUFFIX}"),
+        attention_folder=None if output is None else output.with_name(f"{hidden}{output.name}{ATTENTION_SUFFIX}"),
     )
 
 

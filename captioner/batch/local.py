@@ -8,7 +8,26 @@ from dataclasses import replace
 
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.records import outcome
+from captioner.checkpoint_files import model_id
+from captioner.errors import CaptionerError
 from captioner.pipeline import Captioner
+
+
+def load_model(job: Job) -> tuple[Captioner, Job]:
+    """Load the model of a job, and give the job with what it left to the device.
+
+    Raises
+    ------
+    CaptionerError
+        If there is no such model or device, or another model is there than the one the records name.
+    """
+    captioner = Captioner.load(job.checkpoint, job.device, job.precision)
+    # Hashed after it was loaded: a run in progress replaces its best model.
+    if model_id(job.checkpoint) != job.model:
+        raise CaptionerError(
+            f"{job.checkpoint}: replaced by another model since the start; caption with a copy, which stays as it is"
+        )
+    return captioner, replace(job, precision=captioner.precision)
 
 
 def run_local(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
@@ -19,8 +38,7 @@ def run_local(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
     CaptionerError
         If the job cannot be done: no such model or device, options that the model cannot follow.
     """
-    captioner = Captioner.load(job.checkpoint, job.device, job.precision)
-    job = replace(job, precision=captioner.precision)
+    captioner, job = load_model(job)
     taken: deque[ImageFile] = deque()
 
     def paths() -> Iterator[str]:

@@ -8,7 +8,6 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +149,7 @@ class Worker:
     def __init__(self, job: Job, folder: Path, threads: int | None, ledger: Any) -> None:
         import torch
 
-        from captioner.pipeline import Captioner
+        from captioner.batch.local import load_model
 
         # A machine without that folder can still be given absolute paths.
         with contextlib.suppress(OSError):
@@ -161,8 +160,7 @@ class Worker:
         self.ledger = ledger
         self.captioner: Captioner | CaptionerError
         try:
-            self.captioner = Captioner.load(job.checkpoint, job.device, job.precision)
-            self.job = replace(job, precision=self.captioner.precision)
+            self.captioner, self.job = load_model(job)
         # Told as an answer: what an actor raises, Ray prints with all its stack, and wraps so that it is not found.
         except CaptionerError as error:
             self.captioner = error

@@ -90,6 +90,10 @@ class DataReport:
                 found.append(f"{name}: {_list(split.unreadable, 'unreadable')}")
             if split.lengths[0]:
                 found.append(f"{name}: captions without a word: {split.lengths[0]:,}")
+        if self.splits["dev"].photos == 1:
+            found.append("dev: holds one photo alone, which cannot be scored")
+        if self.splits["train"].captions_per_photo and self.vocabulary_size == len(Vocabulary([])):
+            found.append(f"train: no word has a count of {self.config.min_count}; lower data.min_count")
         common: dict[str, list[str]] = defaultdict(list)
         for places in self.shared:
             common[" and ".join(places)].append(" = ".join(dict.fromkeys(places.values())))

@@ -68,11 +68,13 @@ def photo_folder(root: Path, pattern: str, split: str) -> Path:
     Raises
     ------
     DatasetError
-        If it is not there.
+        If it is not there; `MissingSplitError` if the path holds `{split}`.
     """
     found = _find(root, pattern, split)
     if found is None or not is_folder(found):
-        raise DatasetError(f"{root / pattern}: no such folder of photos; put it there, or name yours with data.images")
+        error = MissingSplitError if SPLIT in pattern else DatasetError
+        place = found or root / pattern.replace(SPLIT, names_of(split)[0])
+        raise error(f"{place}: no such folder of photos; put it there, or name yours with data.images")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -55,7 +56,7 @@ class Photos:
         """
         image = load_image(self.paths[row])
         if view and self.crop:
-            image = _cropped(image, self.crop, random.Random(f"{view} {self.paths[row].name}"))
+            image = _cropped(image, self.crop, random.Random(os.fsencode(f"{view} {self.paths[row].name}")))
         if self._mirrored(row, view):
             image = ImageOps.mirror(image)
         return preprocess(image, self.preprocessing)

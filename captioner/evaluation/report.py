@@ -152,7 +152,7 @@ def write_report(
         groups={name: [shown[row] for row in rows] for name, rows in groups.items() if rows},
     )
     with replacing(file) as output:
-        output.write(page.encode())
+        output.write(page.encode(errors="backslashreplace"))  # names of files that are no UTF-8
 
 
 def _check(evaluations: Sequence[Evaluation], paths: Sequence[Path]) -> None:

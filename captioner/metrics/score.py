@@ -64,7 +64,7 @@ def ratio(totals: Floats) -> Floats:
     return scores
 
 
-def interval(score: CorpusScore, samples: int = 1000, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def interval(score: CorpusScore, samples: int = 1000, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a score by the percentile bootstrap over images (Efron and Tibshirani 1993, chapter 13).
 
     It says how much the score would move with other images of the same kind; not with other references of these
@@ -77,14 +77,13 @@ def interval(score: CorpusScore, samples: int = 1000, confidence: float = 0.95, 
         How often N images are drawn, with replacement.
     confidence : float
         Share of the samples' scores that lie inside.
-    seed : int
 
     Returns
     -------
     low, high : float
         In the score's own unit.
     """
-    scores = _resampled(score, samples, seed)
+    scores = _resampled(score, samples)
     scores = scores[np.isfinite(scores)]  # a sample may hold nothing a score could go by
     if not len(scores):
         return math.nan, math.nan
@@ -135,13 +134,13 @@ def check_captions(metric: str, references: References, hypotheses: Hypotheses, 
         )
 
 
-def _resampled(score: CorpusScore, samples: int, seed: int = 0) -> Floats:
-    """Scores (R,) of samples of N images; which images depends on N and the seed alone."""
-    return score.combine(_weights(len(score.statistics), samples, seed) @ score.statistics)
+def _resampled(score: CorpusScore, samples: int) -> Floats:
+    """Scores (R,) of samples of N images; which images depends on N alone."""
+    return score.combine(_weights(len(score.statistics), samples) @ score.statistics)
 
 
 @lru_cache(maxsize=1)
-def _weights(images: int, samples: int, seed: int) -> Floats:
+def _weights(images: int, samples: int) -> Floats:
     """How often each of N images is in each of R samples (R, N); all scores of an evaluation use the same."""
-    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), samples)
+    drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), samples)
     return drawn.astype(np.float64)

@@ -152,19 +152,20 @@ class Trainer:
         run_log = RunLog(self.folder, progress.step, progress.epoch) if rank() == 0 else None
         with stop_requests() as requests, contextlib.closing(run_log) if run_log else contextlib.nullcontext():
             while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
-                start = time.monotonic()
+                start, resumed = time.monotonic(), progress.batch > 0
                 self.model.train()
                 for logs in self._epoch(requests):
                     if run_log:
                         run_log.write(progress.step, **logs)
-                seconds = time.monotonic() - start
+                # Of an epoch gone on with, what came before is not known.
+                took = {} if resumed else {"seconds": time.monotonic() - start}
                 self._save_last()  # validation may take long
                 kept = (self.average.model if self.average else self.model).eval()
                 scores = self.validate(kept)
                 progress.epoch, progress.batch = progress.epoch + 1, 0
                 shown = {f"dev/{name}": value for name, value in scores.items()}
                 if run_log:
-                    run_log.write(progress.step, epoch=progress.epoch, **shown, seconds=seconds)
+                    run_log.write(progress.step, epoch=progress.epoch, **shown, **took)
                     # Not to standard output, whose reader may leave before the run has ended.
                     log.info("epoch %d: %s", progress.epoch, ", ".join(f"{k} {v:.2f}" for k, v in shown.items()))
                 if scores[config.select_by] > progress.best_score:

@@ -21,7 +21,7 @@ def test_numbers_are_those_of_the_caption(photos: Path, tmp_path: Path, caption:
     found = rows(tmp_path / "out.csv.jsonl")
     assert len({row["attention"] for row in found}) == 4
     for row in found:
-        assert row["attention"].startswith(f"out.attention/{Path(row['image']).stem}-")
+        assert row["attention"].startswith(f"out.csv.attention/{Path(row['image']).stem}-")
         expected = captioner.caption(row["image"], DecodingOptions(context=context))  # type: ignore[arg-type]
         with np.load(tmp_path / row["attention"], allow_pickle=False) as file:
             assert tuple(file["words"]) == expected.words

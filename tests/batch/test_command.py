@@ -249,6 +249,9 @@ def test_what_cannot_run_is_one_clear_line_and_exit_code_1(
         (["{photos}", "--attention", "png", "--format", "txt"], "--attention"),
         (["{photos}", "--format", "txt", "--output", "out.txt"], "--output"),
         (["{photos}", "--output", "{photos}/out.csv"], "--format csv"),
+        (["{photos}", "--output", "."], "--output: '.' is a folder"),
+        (["{photos}", "--output", ""], "--output: '.' is a folder"),
+        (["{photos}", "--output", "/", "--format", "csv"], "--output: '/' is a folder"),
         (["{photos}/photo0.jpg", "--format", "hf"], "--output"),
         (["{photos}", "--output", "{photos}/a", "--errors", "{photos}/../photos/a"], "--errors"),
     ],
@@ -259,6 +262,27 @@ def test_wrong_usage_names_the_option(photos: Path, capsys: Output, arguments: l
     assert caught.value.code == 2
     assert named in capsys.readouterr().err.splitlines()[-1]
     assert len(list(photos.iterdir())) == 4
+
+
+def test_a_model_that_was_replaced_since_the_start_captions_nothing(
+    photos: Path,
+    tmp_path: Path,
+    tiny: Path,
+    other: Path,
+    caption: Caption,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
+        shutil.copytree(other, tmp_path / "model", dirs_exist_ok=True)
+        yield from run_local(files, job)
+
+    shutil.copytree(tiny, tmp_path / "model")
+    monkeypatch.setattr("captioner.batch.local.run_local", late)
+    output = tmp_path / "out.jsonl"
+    assert caption(photos, "--output", output, "--checkpoint", tmp_path / "model") == 1
+    assert f"{tmp_path / 'model'}: replaced by another model since the start" in capsys.readouterr().err
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "coco"])

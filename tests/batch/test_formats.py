@@ -105,7 +105,7 @@ def test_hugging_face(
     assert found == expected
     visible = {name for _, _, files in os.walk(photos) for name in files if name[0] != "." and name.endswith("l")}
     assert visible == {"metadata.jsonl"}
-    assert len(list((photos / ".metadata.attention").iterdir())) == 4
+    assert len(list((photos / ".metadata.jsonl.attention").iterdir())) == 4
 
 
 def test_hugging_face_wants_all_photos_below_its_folder(

@@ -132,6 +132,15 @@ def test_an_empty_split_is_wrong_and_a_missing_one_cannot_be_trained_on(root: Pa
         check(root)
 
 
+def test_what_training_would_refuse_is_wrong(root: Path) -> None:
+    (root / "dev" / "e.jpg").unlink()
+    (root / "dev" / "e.txt").unlink()
+    assert check(root, min_count=9).problems == [
+        "dev: holds one photo alone, which cannot be scored",
+        "train: no word has a count of 9; lower data.min_count",
+    ]
+
+
 def test_what_cannot_be_read_is_an_error_for_the_test_split_too(root: Path) -> None:
     (root / "test").mkdir()
     noise_photo(9).save(root / "test" / "f.jpg")

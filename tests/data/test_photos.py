@@ -53,6 +53,13 @@ def test_crops_differ_by_view_and_photo_and_are_always_the_same(images: list[Cap
     assert torch.equal(photos.pixels(0, 2), again.pixels(3, 2))
 
 
+def test_a_photo_whose_name_is_no_text_can_be_cropped(tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.png"
+    noise_photo(0).save(path)
+    photos = make([CaptionedImage(path, ("a dog",))], crop=0.4)
+    assert not torch.equal(photos.pixels(0, 0), photos.pixels(0, 1))
+
+
 def test_the_smallest_photo_can_be_cropped(tmp_path: Path) -> None:
     Image.new("RGB", (1, 300), "red").save(tmp_path / "line.png")
     photos = make([CaptionedImage(tmp_path / "line.png", ("a line",))], crop=0.9)

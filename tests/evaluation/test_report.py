@@ -144,6 +144,12 @@ def test_nothing_is_asked_for_elsewhere(tmp_path: Path, photos: dict[str, Path])
     assert all(target.startswith("#") for target in re.findall(r"url\([\"']?(.)", html))
 
 
+def test_a_photo_may_have_a_name_that_is_no_text(tmp_path: Path, photos: dict[str, Path]) -> None:
+    odd = evaluation(2, photos=tuple(PhotoResult(f"\udcff{n}.jpg", "a", -1.0, ("b",)) for n in range(2)))
+    html, _ = report(tmp_path, [odd], {f"\udcff{n}.jpg": photos[f"{n}.jpg"] for n in range(2)})
+    assert r"\udcff0.jpg" in html
+
+
 def test_ids_are_there_once_and_links_lead_to_them(tmp_path: Path, photos: dict[str, Path]) -> None:
     _, page = report(tmp_path, [evaluation(30)], photos)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]

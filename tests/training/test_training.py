@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 import train
 from captioner.checkpoint import load_checkpoint, load_training_state
-from captioner.checkpoint_files import BUNDLED, read_config
+from captioner.checkpoint_files import BUNDLED, read_config, weights_sha256
 from captioner.data.check import check_data
 from captioner.data.dataset import Batch
 from captioner.models.show_attend_tell import ShowAttendTell
@@ -167,6 +168,27 @@ def test_a_run_is_neither_overwritten_nor_resumed_under_another_recipe(workplace
     output = other.communicate()[0]
     assert "train.epochs was 1, is 2" in output
     assert "Traceback" not in output
+
+
+def test_the_best_model_and_the_log_outlive_the_last_checkpoint(workplace: Path) -> None:
+    write_recipe(workplace, epochs=1)
+    finish(start(workplace, "run"))
+    shutil.rmtree(workplace / "run" / "last")
+    rows, weights = metrics(workplace / "run"), weights_sha256(workplace / "run" / "best")
+    for options in ([], ["--resume"]):
+        again = start(workplace, "run", *options)
+        assert "holds the best model of a run without last/" in again.communicate()[0]
+        assert again.returncode == 1
+    assert metrics(workplace / "run") == rows
+    assert weights_sha256(workplace / "run" / "best") == weights
+
+
+def test_words_too_rare_for_the_recipe_are_told_before_the_encoder_is_built(workplace: Path) -> None:
+    write_recipe(workplace, min_count="100000")
+    process = start(workplace, "run")
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith("train.py: data.min_count = 100000: no word of the train captions")
 
 
 @pytest.mark.parametrize("attention", ["soft", "hard"])
