@@ -326,18 +326,23 @@ def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings
             st.button("Draw other cells", on_click=_draw_again, args=("cells-seed",))
     same = DecodingOptions(
         beam_size=1,
-        max_length=max(len(caption.words), DecodingOptions.max_length),
+        max_length=max(1, len(caption.words)),  # or it would go on with a caption that was cut
         context="sample" if hard else "expectation",
         seed=st.session_state.get("cells-seed", 0) if hard else 0,
         prefix=(*caption.words, END) if caption.ended else caption.words,
     )
     try:
         own = models.caption(photo, checkpoint, models.usual_options(checkpoint))
+        st.markdown(f"{plain(other)} by itself says: {plain(own.text)}")
+        if lacking := models.unknown_words(checkpoint, caption.words):
+            show_error(
+                f"{other} does not know {', '.join(f'“{word}”' for word in lacking)}, so it has no maps for this caption."
+            )
+            return
         again = models.caption(photo, checkpoint, same)
     except CaptionerError as error:
         show_error(str(error))
         return
-    st.markdown(f"{plain(other)} by itself says: {plain(own.text)}")
     attention_viewer(
         "compare",
         f"{_identity(photo, settings)} {checkpoint} {same}",

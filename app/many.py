@@ -66,10 +66,13 @@ class Row:
 
     Attributes
     ----------
+    place : int
+        Of the photo among all, whether they are done or not.
     upload : Upload
     result : Result
     """
 
+    place: int
     upload: Upload
     result: Result
 
@@ -112,7 +115,7 @@ class Album:
     def rows(self, task: Task) -> list[Row]:
         """Give the photos that are done."""
         found = ((upload, self._results.get((upload.digest, task))) for upload in self.uploads)
-        return [Row(upload, result) for upload, result in found if result]
+        return [Row(place, upload, result) for place, (upload, result) in enumerate(found) if result]
 
     def caption_some(self, captioner: Captioner, task: Task) -> None:
         """Caption the next few photos.
@@ -129,7 +132,7 @@ class Album:
             chunk = list(left.values())[:CHUNK]
             for upload, result in _caption(chunk, captioner, task.options):
                 self._results[upload.digest, task] = result
-        self.captioned += len(chunk)
+                self.captioned += result.record is not None
         self.seconds += time.monotonic() - started
 
 

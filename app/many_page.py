@@ -134,17 +134,18 @@ def _grid(rows: list[Row], model: str) -> None:
                 page = st.pagination(pages, width=340, key="many-page", persist_state="session")
     start = (page - 1) * _PER_PAGE
     with grid:
-        for index, row in enumerate(rows[start : start + _PER_PAGE], start):
-            _cell(index, row, model)
+        for row in rows[start : start + _PER_PAGE]:
+            _cell(row, model)
 
 
-def _cell(index: int, row: Row, model: str) -> None:
+def _cell(row: Row, model: str) -> None:
     assert row.result.record is not None, "only captioned photos are in the grid"
     text = row.result.record["caption"]
-    with st.container(key=f"many-cell-{index}", gap="xxsmall"):
+    with st.container(key=f"many-cell-{row.place}", gap="xxsmall"):
         st.image(row.result.thumbnail, width="stretch", alt=text)
         st.markdown(plain(text))
         st.caption(plain(row.upload.name.rpartition("/")[2]))
-        if st.button("Where it looked", key=f"many-open-{index}"):
+        # By the photo's place: while others are captioned, a click is heeded after rows have come in between.
+        if st.button("Where it looked", key=f"many-open-{row.place}"):
             caption_page.open_as_usual(row.upload)
             st.switch_page(st.Page(caption_page.show, default=True), query_params={"model": model})

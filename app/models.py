@@ -6,6 +6,7 @@ Nothing here imports torch before a model is loaded, so that the first page is t
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,12 @@ def fingerprint(checkpoint: Path) -> str:
     """By what records name the model: the first digits of its weights' SHA-256."""
     with _LOADING:
         return _captioner(checkpoint)[1]
+
+
+def unknown_words(checkpoint: Path, words: Sequence[str]) -> list[str]:
+    """Of some words, those that a model cannot say."""
+    known = set(captioner(checkpoint).vocabulary.words)
+    return [word for word in dict.fromkeys(words) if word not in known]
 
 
 def is_hard(checkpoint: Path) -> bool:

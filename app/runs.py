@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,10 @@ def own_runs(folder: Path) -> list[Run]:
     # A run that is there by two names is listed by the shorter one.
     depths = [folder.glob("*/" * depth + METRICS) for depth in range(_DEPTH, -1, -1)]
     files = {file.resolve(): file for found in depths for file in found if file.is_file()}
-    runs = [Run(_name(file.parent, folder), file, file.stat().st_mtime, in_use(file.parent)) for file in files.values()]
+    runs = []
+    for file in files.values():
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            runs.append(Run(_name(file.parent, folder), file, file.stat().st_mtime, in_use(file.parent)))
     return sorted(runs, key=lambda run: run.written or 0, reverse=True)
 
 

@@ -41,7 +41,14 @@ def show() -> None:
         persist_state="session",
     )
     followed = any(run.in_progress for run in own if run.name in chosen)
-    st.fragment(_show_runs, run_every=_REFRESH if followed else None)(chosen, followed)
+    st.fragment(_show_runs, run_every=_REFRESH if followed else None)(chosen)
+    st.fragment(_watch, run_every=_REFRESH)({(run.name, run.in_progress) for run in own})
+
+
+def _watch(seen: set[tuple[str, bool]]) -> None:
+    """Lay out the page anew when a run has begun or ended."""
+    if {(run.name, run.in_progress) for run in runs.own_runs(arguments().runs)} != seen:
+        st.rerun()
 
 
 def _show_how_to_train() -> None:
@@ -56,11 +63,9 @@ def _show_how_to_train() -> None:
     st.caption("`.venv/bin/captioner app --runs FOLDER` shows those of another folder.")
 
 
-def _show_runs(chosen: list[str], followed: bool) -> None:
+def _show_runs(chosen: list[str]) -> None:
     found = [run for run in runs.own_runs(arguments().runs) + runs.bundled_runs() if run.name in chosen]
     found.sort(key=lambda run: chosen.index(run.name))
-    if followed and not any(run.in_progress for run in found):
-        st.rerun()  # without the timer
     if live := [run.name for run in found if run.in_progress]:
         st.caption(plain(f"In progress, looked at every {_REFRESH} seconds: {', '.join(live)}"))
     rows = {}

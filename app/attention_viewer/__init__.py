@@ -97,6 +97,8 @@ def attention_viewer(
     int
         Number of the caption that is open.
     """
+    first, *others = ([caption.words for caption in captions] for captions in panes.values())
+    assert all(words == first for words in others), "panes of other words cannot be compared"
     # Of another caption it says nothing of this one.
     before = st.session_state.get(key, {}).get("beam")
     beam = int(before["index"]) if before and before["id"] == identity else 0

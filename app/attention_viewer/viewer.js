@@ -163,10 +163,7 @@ class Viewer {
 
   point(t, byHand) {
     if (byHand) this.stop();
-    if (t !== null) {
-      this.everything = false;
-      this.at = null;
-    }
+    if (t !== null) this.at = null;
     this.pointed = t;
     this.paint();
   }
@@ -182,7 +179,6 @@ class Viewer {
     if (at) {
       this.stop();
       this.pointed = null;
-      this.everything = false;
     }
     this.at = at;
     this.paint();
@@ -281,12 +277,13 @@ class Viewer {
     this.everythingButton.ariaPressed = String(this.everything);
     this.playButton.textContent = this.timer ? "❚❚ Stop" : "▶ Play";
     this.here.textContent = tinted ? this.tellCell(cell) : "";
-    const shown = tinted && this.pinned !== null ? this.pinned : word;
+    // What one points at stays apart from what one has chosen.
+    const shown = this.pointed ?? (this.everything ? "everything" : this.pinned);
     this.panes.forEach((pane) => this.paintPane(pane, shown));
     if (this.panel) this.paintDetails(shown);
   }
 
-  paintPane(pane, word) {
+  paintPane(pane, what) {
     const { photo, view } = this.data;
     const { region, grid } = pane;
     const box = pane.stage.getBoundingClientRect();
@@ -298,7 +295,6 @@ class Viewer {
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, width, height);
     const [left, top, right, bottom] = region.map((edge, i) => edge * (i % 2 ? height : width));
-    const what = this.everything ? "everything" : word;
     if (what !== null) {
       if (view.map === "spotlight") {
         context.fillStyle = `rgba(0, 0, 0, ${view.opacity})`;
@@ -340,33 +336,33 @@ class Viewer {
     return picture;
   }
 
-  paintDetails(word) {
+  paintDetails(what) {
     const beam = this.current();
     // Not made anew in vain: a button in it may have the focus.
-    const told = `${this.data.id} ${this.beam} ${word} ${this.everything}`;
+    const told = `${this.data.id} ${this.beam} ${what}`;
     if (this.told === told) return;
     this.told = told;
-    if (word === null) {
+    if (typeof what !== "number") {
       this.details.replaceChildren(
-        element("h2", { textContent: this.everything ? "All words together" : "No word chosen" }),
+        element("h2", { textContent: what ? "All words together" : "No word chosen" }),
         element("p", {
           className: "quiet",
-          textContent: this.everything
+          textContent: what
             ? "The photo shows the sum of where the model looked for each word."
             : "Point at a word to see where the model looked for it, or at the photo to see which words looked there. Click a word to keep it.",
         }),
       );
       return;
     }
-    const bits = beam.entropies[word];
+    const bits = beam.entropies[what];
     const most = Math.log2(cells(this.panes[0])) || 1; // of a single cell
     const parts = [
-      element("h2", {}, [element("q", { textContent: beam.words[word] }), element("small", { textContent: `word ${word + 1} of ${beam.words.length}` })]),
-      meter("Probability", beam.probs[word], percent(beam.probs[word]), "Given the words before it"),
-      meter("Used the photo", beam.betas[word], percent(beam.betas[word]), "Beta, the gate: how much of what it saw it let through for this word"),
+      element("h2", {}, [element("q", { textContent: beam.words[what] }), element("small", { textContent: `word ${what + 1} of ${beam.words.length}` })]),
+      meter("Probability", beam.probs[what], percent(beam.probs[what]), "Given the words before it"),
+      meter("Used the photo", beam.betas[what], percent(beam.betas[what]), "Beta, the gate: how much of what it saw it let through for this word"),
       spread(bits / most, `${bits.toFixed(1)} bits`),
     ];
-    if (beam.choices.length) parts.push(this.listChoices(word, beam));
+    if (beam.choices.length) parts.push(this.listChoices(what, beam));
     this.details.replaceChildren(...parts);
   }
 

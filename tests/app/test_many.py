@@ -87,6 +87,22 @@ def test_photos_are_captioned_a_few_at_a_time_and_others_get_their_turn_between(
     assert album.seconds > 0
 
 
+def test_a_photo_keeps_its_place_while_others_are_captioned(model: Counting) -> None:
+    album = Album()
+    album.take([*photos(CHUNK + 1), Upload("z.jpg", jpeg(0))])  # the first once more
+    album.caption_some(model, TASK)
+    before = {row.place: row.upload for row in album.rows(TASK)}
+    assert list(before) == [*range(CHUNK), CHUNK + 1]
+    assert before.items() <= {row.place: row.upload for row in finish(album, model)}.items()
+
+
+def test_files_that_cannot_be_read_are_not_counted_as_captioned(model: Counting) -> None:
+    album = Album()
+    album.take([*photos(2), Upload("no photo.jpg", b"no photo")])
+    assert len(finish(album, model)) == 3
+    assert album.captioned == 2
+
+
 def test_runs_that_overlap_share_the_photos(model: Counting) -> None:
     album = Album()
     album.take(photos(5))

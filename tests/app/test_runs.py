@@ -17,7 +17,7 @@ import streamlit as st
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
-from app import runs
+from app import runs, runs_page
 from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.errors import CaptionerError
 from captioner.files import sole_use
@@ -257,7 +257,8 @@ def test_only_runs_in_progress_are_followed(
     fragment = st.fragment
 
     def spy(function: Any, *, run_every: int | None) -> Any:
-        timers.append(run_every)
+        if function is runs_page._show_runs:
+            timers.append(run_every)
         return fragment(function, run_every=run_every)
 
     monkeypatch.setattr(st, "fragment", spy)
@@ -269,6 +270,22 @@ def test_only_runs_in_progress_are_followed(
         assert any("In progress" in caption.value for caption in page.caption) == (seconds is not None)
         page.multiselect[0].set_value(["other"]).run()
         assert timers[-1] is None
+
+
+def test_a_run_that_begins_or_ends_lays_the_page_out_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again: list[int] = []
+    monkeypatch.setattr(sys, "argv", ["streamlit_app.py", "--runs", str(tmp_path)])
+    monkeypatch.setattr(st, "rerun", lambda: again.append(1))
+    runs_page._watch(set())
+    assert not again
+    write(tmp_path / "run", training(3))
+    with sole_use(tmp_path / "run"):
+        runs_page._watch(set())
+        assert len(again) == 1
+        runs_page._watch({("run", True)})
+        assert len(again) == 1
+    runs_page._watch({("run", True)})
+    assert len(again) == 2
 
 
 def test_a_chart_tells_its_values_to_the_pointer(page: Page) -> None:

@@ -72,6 +72,21 @@ def test_other_cells_are_drawn_on_demand_and_another_caption_is_compared_next(
     expect(compared).to_have_text(list(second.words))
 
 
+def test_a_caption_that_was_cut_is_compared_as_it_is(viewer: Page, photographer: Caption) -> None:
+    viewer.get_by_role("button", name="Words", exact=True).click()
+    slider = viewer.get_by_role("slider", name="Most words")
+    slider.press("Home")  # five
+    cut = viewer.get_by_role("toolbar", name="Words of the caption").first.get_by_role("button")
+    expect(cut).to_have_count(5)
+    settle(viewer)
+    viewer.keyboard.press("Escape")
+    panel = open_tab(viewer, "Compare")
+    expect(panel.get_by_role("img", name="Photo, captioned")).to_have_count(2)
+    compared = panel.get_by_role("toolbar", name="Words of the caption")
+    expect(compared.get_by_role("button")).to_have_text(cut.all_text_contents())
+    expect(compared).to_contain_text("…")
+
+
 def test_downloads_hold_what_was_shown(viewer: Page, photographer: Caption) -> None:
     def fetch(tab: str, button: str) -> tuple[str, bytes]:
         panel = open_tab(viewer, tab)

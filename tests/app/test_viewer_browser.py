@@ -189,6 +189,16 @@ def test_everything_it_looked_at(viewer: Page, photographer: Caption) -> None:
     rows, columns = photographer.attention.shape[1:]
     total = photographer.attention.sum(0)
     assert brightest_cell(heat(viewer), (rows, columns)) == divmod(int(total.argmax()), columns)
+    # As a word that was clicked, it stays when the pointer has come and gone.
+    button = viewer.get_by_role("button", name="Everything it looked at")
+    words(viewer).nth(1).hover()
+    expect(viewer.get_by_role("img", name=f"looked for “{photographer.words[1]}”")).to_be_visible()
+    viewer.locator(".stage").hover()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(viewer.get_by_role("img", name="with everything it looked at")).to_be_visible()
+    expect(viewer.get_by_role("complementary", name="Details")).to_contain_text("All words together")
+    words(viewer).nth(1).click()
+    expect(button).to_have_attribute("aria-pressed", "false")
 
 
 def test_another_caption_of_the_beam_takes_the_place_of_the_first(viewer: Page, photographer: Caption) -> None:
