@@ -335,9 +335,8 @@ def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings
         own = models.caption(photo, checkpoint, models.usual_options(checkpoint))
         st.markdown(f"{plain(other)} by itself says: {plain(own.text)}")
         if lacking := models.unknown_words(checkpoint, caption.words):
-            show_error(
-                f"{other} does not know {', '.join(f'“{word}”' for word in lacking)}, so it has no maps for this caption."
-            )
+            unknown = ", ".join(f"“{word}”" for word in lacking)
+            show_error(f"{other} does not know {unknown}, so it has no maps for this caption.")
             return
         again = models.caption(photo, checkpoint, same)
     except CaptionerError as error:

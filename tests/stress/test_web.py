@@ -170,6 +170,7 @@ def test_words_are_shown_as_text_wherever_they_stand(browser: Browser, server: s
         page.get_by_role("tab", name="Compare").click()
         # The other model has never heard of them.
         expect(page.get_by_role("alert")).to_contain_text("does not know")
+        expect(page.get_by_role("tabpanel", name="Compare")).to_contain_text("by itself says")
     with opened(browser, f"{server}/many-images") as page, unspelled(page):
         page.locator("input[type=file]").first.set_input_files(EXAMPLES / "cat.jpg")
         cell = page.locator(".st-key-many-cell-0")
