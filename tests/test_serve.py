@@ -116,11 +116,14 @@ def test_it_says_where_it_is_and_ctrl_c_ends_it(port: int) -> None:
     command = [sys.executable, "-m", "captioner", "app", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
-        said = ""
-        while "URL" not in said:
-            said = process.stdout.readline()
-            assert said, "it ended"
-        assert f"http://127.0.0.1:{port}" in said
-        process.send_signal(signal.SIGINT)
-        assert "Traceback" not in process.stdout.read()
-    assert process.returncode == 130
+        try:
+            said = ""
+            while "URL" not in said:
+                said = process.stdout.readline()
+                assert said, "it ended"
+            assert f"http://127.0.0.1:{port}" in said
+            process.send_signal(signal.SIGINT)
+            assert "Traceback" not in process.stdout.read()
+            assert process.wait() == 130
+        finally:
+            process.kill()  # or a server that goes on would be waited for

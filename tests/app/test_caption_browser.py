@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from captioner.checkpoint_files import BUNDLED
+from captioner.config import DecodingOptions
 from captioner.images import load_image
 from captioner.pipeline import Caption, Captioner
 from tests.app.browsing import expect_caption, heat, opened, settle, upload, wait_for_caption, words
@@ -77,6 +81,40 @@ def test_the_address_holds_the_settings(page: Page, browser: Browser, server: st
         words(other).nth(1).hover()
         over = heat(other)
         assert (over[..., 0] > over[..., 2] + 60).any()  # yellow, at the top of the map
+
+
+def test_heat_maps_are_drawn_as_the_address_says(browser: Browser, server: str, photographer: Caption) -> None:
+    rows, columns = photographer.attention.shape[1:]
+    with opened(browser, f"{server}/?map=Grey&opacity=0.5&smooth=false&scale=Each+word") as page:
+        page.get_by_role("button", name="Photographer").click()
+        expect_caption(page, photographer)
+        for t, weights in enumerate(photographer.attention):
+            words(page).nth(t).hover()
+            over = heat(page)
+            red, green, blue, alpha = np.moveaxis(over, -1, 0)
+            assert (abs(red - green)[alpha > 60] < 4).all()
+            assert (abs(red - blue)[alpha > 60] < 4).all()
+            assert alpha.max() == pytest.approx(0.5 * 255, abs=2)  # of each word, by its own peak
+            height, width = (size // number for size, number in zip(alpha.shape, (rows, columns), strict=True))
+            row, column = divmod(int(weights.argmax()), columns)
+            cell = alpha[row * height :, column * width :][height // 4 : height // 2, width // 4 : width // 2]
+            assert (cell == alpha.max()).all()  # not blended into the cells beside it
+
+
+def test_captions_and_cells_are_drawn_and_drawn_again(browser: Browser, server: str, model: Captioner) -> None:
+    hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
+    photo = EXAMPLES / "photographer.jpg"
+    for drawn, options, address in (
+        (model, DecodingOptions(temperature=0.7), "words=Draw&temperature=0.7"),
+        (hard, DecodingOptions(context="sample"), "model=Hard+attention&sight=Drawn+cell"),
+    ):
+        with opened(browser, f"{server}/?{address}") as page:
+            page.get_by_role("button", name="Photographer").click()
+            first, second = (drawn.caption(photo, dataclasses.replace(options, seed=seed)) for seed in range(2))
+            assert first.words != second.words
+            expect_caption(page, first)
+            page.get_by_role("button", name="Draw again").click()
+            expect_caption(page, second)
 
 
 def test_a_bad_file_is_told_kindly_and_the_next_one_works(page: Page, model: Captioner, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, tiny: Path, eff
             assert done(killed, kind) == 80
             assert contents(whole) == contents(killed)
             assert not leftovers(killed)
+    assert found["amid the work"]
     tally(f"batch captioning killed -9, {len(kinds)} formats: {dict(found)}; each ended as an undisturbed run")
 
 
@@ -272,7 +273,7 @@ def test_a_signal_keeps_the_rows_makes_the_format_and_leaves_nothing_else(
             found[f"exit {code}"] += 1
         finish(folder, tiny, *KINDS[kind])
         assert done(folder, kind) == photos
-    assert found["exit 129"]
+    assert {"exit 129", "exit 130", "exit 143"} <= set(found)
     tally(f"batch captioning, SIGINT, SIGTERM and SIGHUP: {dict(sorted(found.items()))}; all rows kept")
 
 

@@ -111,24 +111,21 @@ def test_features_killed_again_and_again_are_those_of_an_undisturbed_run(
         noise_photo(index % 50).save(path)
     build = partial(forkserver().Process, target=build_in_a_process)
     whole = build(args=(tmp_path / "whole", paths))
-    begun = time.monotonic()
     whole.start()
     whole.join()
-    seconds = time.monotonic() - begun
     expected = (tmp_path / "whole" / "features.f16").read_bytes()
     draw = random.Random(0)
     found: Counter[str] = Counter()
+    file = tmp_path / "store" / "features.f16"
     done = 0
-    for kill in range(effort(3, 40)):
-        if kill % 8 == 0:
-            shutil.rmtree(tmp_path / "store", ignore_errors=True)  # once it is whole, there is nothing left to kill
-            done = 0
+    for _ in range(effort(3, 40)):
         process = build(args=(tmp_path / "store", paths))
         process.start()
-        time.sleep(draw.uniform(0, seconds))
+        wanted = draw.randrange(done, len(expected))
+        while process.is_alive() and not (file.exists() and file.stat().st_size > wanted):
+            time.sleep(0.001)
         process.kill()
         process.join()
-        file = tmp_path / "store" / "features.f16"
         stored = file.read_bytes() if file.exists() else b""
         row = len(expected) // len(paths)
         stored = stored[: len(stored) // row * row]
@@ -139,8 +136,11 @@ def test_features_killed_again_and_again_are_those_of_an_undisturbed_run(
             FeatureStore(tmp_path / "store")
             assert stored == expected
             found["whole"] += 1
+            shutil.rmtree(tmp_path / "store")  # there is nothing left to kill
+            done = 0
         except DatasetError:
             found["amid the rows" if stored else "before any row"] += 1
+    assert found["amid the rows"]
     store = FeatureStore.build(tmp_path / "store", make_photos(paths), make_encoder(), CPU).read(range(len(paths)))
     # Another number of threads rounds differently.
     assert torch.allclose(store, FeatureStore(tmp_path / "whole").read(range(len(paths))), 0.01, 0.01)

@@ -59,6 +59,7 @@ class Forked:
         """Wait for its end; returns what it wrote."""
         self.process.join(timeout)
         if self.process.exitcode is None:
+            self.process.kill()  # or the end of the tests would wait for it
             raise subprocess.TimeoutExpired(self.process.name, timeout, self.output.read_bytes())
         return self.output.read_text() if self.output.exists() else "", None
 

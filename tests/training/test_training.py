@@ -7,12 +7,15 @@ import math
 import re
 import shutil
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from captioner.checkpoint import load_checkpoint, load_training_state
@@ -104,6 +107,21 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+def in_metrics(run: Path) -> dict[str, dict[int, float]]:
+    """Every scalar's values by their steps, as TensorBoard keeps them."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        for name in row.keys() - {"step"}:
+            found[name][row["step"]] = float(np.float32(row[name]))
+    return found
+
+
+def in_tensorboard(run: Path) -> dict[str, dict[int, float]]:
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
 def wait_for_step(run: Path, step: int, process: Run) -> None:
     """Wait until the run has written a checkpoint at or after this step."""
     deadline = time.monotonic() + 200
@@ -137,7 +155,7 @@ def test_training_learns_and_leaves_what_it_promises(workplace: Path, attention:
     assert notes["dev"]["bleu4"] == max(scores)
     assert notes["epoch"] == scores.index(max(scores)) + 1
     assert f"{max(scores):.2f} on dev" in output
-    assert list((workplace / "run").glob("events.out.tfevents.*"))
+    assert in_tensorboard(workplace / "run") == in_metrics(workplace / "run")
     model, vocabulary = load_checkpoint(workplace / "run" / "best")
     assert "happy" in vocabulary.words
     assert model.config.vocabulary_size == len(vocabulary)
@@ -226,6 +244,7 @@ def test_views_turn_with_the_epochs_also_after_a_resumption(workplace: Path, mon
     seen.clear()
     assert train.main([*arguments, "--resume"]) == 0
     assert seen == [1] * (6 - done) + [2] * 6
+    assert in_tensorboard(workplace / "run") == in_metrics(workplace / "run")
 
 
 def test_what_is_kept_as_best_is_the_average_of_the_weights(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
