@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from captioner.batch import ray_engine
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.ray_engine import run_ray
 from captioner.checkpoint import save_checkpoint
+from captioner.checkpoint_files import model_id
+from captioner.cli import main
 from captioner.config import DecodingOptions
 from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
@@ -50,7 +53,7 @@ def job(tiny_model: ShowAttendTell, vocabulary: Vocabulary, tmp_path: Path, monk
     monkeypatch.setattr(ray_engine, "FILES_PER_TASK", max(2, PHOTOS // 16))
     save_checkpoint(tmp_path / "model", tiny_model, vocabulary)
     options = DecodingOptions(beam_size=2, max_length=6)
-    return Job(tmp_path / "model", "model", options, precision="float32")
+    return Job(tmp_path / "model", model_id(tmp_path / "model"), options, precision="float32")
 
 
 @pytest.fixture
@@ -146,6 +149,24 @@ def test_paths_are_meant_from_where_the_run_was_started(
     assert [outcome.file for outcome in outcomes] == [*relative, missing]
     assert [outcome.record is None for outcome in outcomes] == [False, False, True]
     assert (outcomes[2].error or "").startswith("nowhere.jpg: ")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_command_writes_what_it_does_without_ray_and_goes_on(
+    job: Job, files: list[ImageFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def caption(engine: str) -> dict[str, str]:
+        output = tmp_path / f"{engine}.jsonl"
+        options = ["--checkpoint", str(job.checkpoint), "--precision", "float32", "--engine", engine]
+        assert main(["caption", str(tmp_path), *options, "--output", str(output)]) == 0
+        return {row["image"]: row["caption"] for row in map(json.loads, output.open())}
+
+    expected = caption("local")
+    assert set(expected) == {file.path for file in files}
+    assert caption("ray") == expected
+    capsys.readouterr()
+    assert caption("ray") == expected
+    assert capsys.readouterr().err.startswith(f"0 captioned, {len(files)} skipped, 0 failed")
 
 
 @pytest.mark.usefixtures("cluster")

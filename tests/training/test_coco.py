@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def test_soft_attention_from_the_files_to_the_score(workplace: Path, capsys: pyt
     scores = capsys.readouterr().out
     assert "dev split of coco-soft: 79 photos" in scores
     assert re.search(r"(?m)^BLEU-4 +\d+\.\d\d ± ", scores)
+    if shutil.which("java"):
+        assert re.search(r"(?m)^METEOR +\d+\.\d\d ± ", scores)
 
 
 @real_data
