@@ -3,7 +3,8 @@
 Photos per second of `python -m captioner caption FOLDER --output FILE`, files, JPEG decoding and writing included and
 the start of the process left out, against two yardsticks that take turns with it:
 
-- `share_of_encoder`: over the encoder alone on photos ready in memory, in its best precision and batch size here;
+- `share_of_encoder`: over the encoder alone on photos ready in memory, in its best precision and batch size here, all
+  cores at one batch or each at one of its own;
 - `times_plain`: over the plain way: load, encode and beam-search one at a time in float32, as most people write it.
 
 Besides: where the time goes, what a start costs, how memory grows with the photos, which captions depend on batch size
@@ -23,6 +24,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -32,6 +35,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, too, it is part of the package of benchmarks
+
+from benchmarks import peak
 from captioner.checkpoint import load_checkpoint, save_checkpoint
 from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecoderConfig, DecodingOptions, EncoderConfig, ModelConfig
@@ -41,7 +47,7 @@ from captioner.errors import CaptionerError
 from captioner.images import load_image
 from captioner.models.decoder import AttentionDecoder
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import Captioner, Photo
+from captioner.pipeline import Captioner, Photo, compute_alone
 from captioner.vocabulary import Vocabulary, detokenize
 
 ROOT = Path(__file__).parent.parent
@@ -76,13 +82,13 @@ def measure(source: Path, device: str, quick: bool, folder: Path) -> dict[str, o
     tutorial = save_tutorial(folder / "resnet101")
     paths = sorted(photos.iterdir())
     captioner = Captioner.load(device=device)
-    precision, batch = best_encoder(paths, device)
-    print(f"the encoder is fastest in {precision} with {batch} photos at once", flush=True)
+    precision, batch, lanes = best_encoder(paths, device)
+    print(f"the encoder is fastest in {precision} with {lanes} batches of {batch} photos at once", flush=True)
     alone = Captioner.load(device=device, precision=precision)
     ready = [alone.read(path) for path in paths[:96]]
     ways: dict[str, Callable[[], float]] = {
         "ours": lambda: command(photos, folder, device),
-        "encoder": lambda: encoder_alone(alone, ready, batch),
+        "encoder": lambda: encoder_alone(alone, ready, batch, lanes),
         "plain": lambda: plain(paths[: 10 if quick else 40], device),
         "resnet101": lambda: command(photos, folder, device, "--checkpoint", tutorial, "--beam", 5, "--max-length", 15),
     }
@@ -127,22 +133,8 @@ def repeat(originals: Sequence[Path], count: int, folder: Path) -> Path:
 
 
 def run(*arguments: object) -> tuple[str, int]:
-    """Run `python -m captioner` with arguments; its messages, and its peak memory in megabytes (0 if not on Linux)."""
-    peak = 0
-    with tempfile.TemporaryFile("w+") as messages:
-        command = [sys.executable, "-m", "captioner", *map(str, arguments)]
-        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=messages)
-        status = Path(f"/proc/{child.pid}/status")
-        while child.poll() is None:
-            # Not the usage that wait4() tells: it counts the memory of this process, too, which the child began with.
-            found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-            peak = int(found[1]) // 1024 if found else peak
-            time.sleep(0.02)
-        messages.seek(0)
-        said = messages.read()
-    if child.returncode:
-        raise CaptionerError(f"captioner {' '.join(map(str, arguments))} failed: {said}")
-    return said, peak
+    """Run `python -m captioner` with arguments; its messages, and its peak memory in megabytes."""
+    return peak.run([sys.executable, "-m", "captioner", *map(str, arguments)])
 
 
 def command(photos: Path, folder: Path, device: str, *more: object) -> float:
@@ -163,27 +155,29 @@ def peak_megabytes(photos: Path, folder: Path, device: str) -> int:
     return run("caption", photos, "--output", output, "--device", device)[1]
 
 
-def encoder_alone(captioner: Captioner, photos: Sequence[Photo], batch: int) -> float:
-    """Photos per second of the encoder on pixels ready in memory."""
+def encoder_alone(captioner: Captioner, photos: Sequence[Photo], batch: int, lanes: int) -> float:
+    """Photos per second of the encoder on pixels ready in memory, all cores at one batch, or each at one of its own."""
     pixels = torch.stack([photo.pixels for photo in photos]).to(captioner.device)
     captioner.model.encoder.at_once = batch
 
     @torch.inference_mode()
-    def encode() -> None:
-        for part in torch.split(pixels, batch):
-            captioner.model.encoder(part)
+    def encode(part: Tensor) -> None:
+        captioner.model.encoder(part)
 
-    return len(photos) / seconds(encode, captioner.device)
+    alone = partial(compute_alone, torch.get_num_threads()) if lanes > 1 else None
+    with ThreadPoolExecutor(lanes, initializer=alone) as pool:
+        return len(photos) / seconds(lambda: list(pool.map(encode, torch.split(pixels, batch))), captioner.device)
 
 
-def best_encoder(paths: Sequence[Path], device: str) -> tuple[Precision, int]:
-    """Precision and batch size at which the encoder is fastest."""
-    rates: dict[tuple[Precision, int], float] = {}
+def best_encoder(paths: Sequence[Path], device: str) -> tuple[Precision, int, int]:
+    """Precision, batch size and number of batches at once at which the encoder is fastest."""
+    rates: dict[tuple[Precision, int, int], float] = {}
     for precision in get_args(Precision)[1:]:
         captioner = Captioner.load(device=device, precision=precision)
         photos = [captioner.read(path) for path in paths[:64]]
-        for batch in (1, 2, 4, 8, 16, 64):
-            rates[precision, batch] = encoder_alone(captioner, photos, batch)
+        for lanes in {1, torch.get_num_threads() if captioner.device.type == "cpu" else 1}:
+            for batch in (1, 2, 4, 8, 16, 32):
+                rates[precision, batch, lanes] = encoder_alone(captioner, photos, batch, lanes)
     return max(rates, key=rates.__getitem__)
 
 

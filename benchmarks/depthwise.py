@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from captioner.config import EncoderConfig
+from captioner.ending import OK, run_to_end
+from captioner.errors import CaptionerError
 from captioner.models.encoder import ImageEncoder
 
 STAGE = 4
@@ -39,19 +41,26 @@ def main(arguments: list[str] | None = None) -> int:
         "--repeats", type=int, default=5, help="steps measured, of which the median is told (default: 5)"
     )
     options = parser.parse_args(arguments)
+    return run_to_end("depthwise.py", lambda: measure(options.photos, options.repeats))
+
+
+def measure(photos: int, repeats: int) -> int:
+    """Print the ratio."""
+    if photos < 1 or repeats < 1:
+        raise CaptionerError("--photos and --repeats must be at least 1")
     torch.manual_seed(0)
     encoder = ImageEncoder.pretrained(EncoderConfig("efficientnet_lite2", input_size=384, geometry="squash"))
     encoder.to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        kept = encoder.cut(STAGE)(torch.randint(0, 256, (options.photos, 3, 384, 384), dtype=torch.uint8)).half()
+        kept = encoder.cut(STAGE)(torch.randint(0, 256, (photos, 3, 384, 384), dtype=torch.uint8)).half()
     for parameter in encoder._from_stage(STAGE).values():
         parameter.requires_grad_(True)
-    before = seconds(encoder, kept, options.repeats)
+    before = seconds(encoder, kept, repeats)
     encoder.fine_tune(STAGE)
-    after = seconds(encoder, kept, options.repeats)
-    print(f"a step of {options.photos} photos from stage {STAGE}: {before:.2f} s by torch, {after:.2f} s here")
+    after = seconds(encoder, kept, repeats)
+    print(f"a step of {photos} photos from stage {STAGE}: {before:.2f} s by torch, {after:.2f} s here")
     print(f"{before / after:.2f} times as fast")
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +20,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, too, it is part of the package of benchmarks
 
 from benchmarks.made_up import captioned, write_store
+from benchmarks.peak import run
 from captioner.data.features import store_name
+from captioner.ending import OK, run_to_end
 from captioner.models.encoder import ImageEncoder
 from captioner.recipe import Recipe
 
@@ -59,13 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Peak memory of train.py by the number of photos.")
     parser.add_argument("--quick", action="store_true", help="100 and 1,000 photos alone")
     options = parser.parse_args(arguments)
-    peaks = {}
-    for photos in QUICK_SIZES if options.quick else SIZES:
-        with tempfile.TemporaryDirectory() as folder:
-            peaks[photos] = peak_megabytes(photos, Path(folder))
-        print(f"{photos:>7,} photos: {peaks[photos]} MB", flush=True)
-    print(json.dumps({"peak_megabytes": peaks, "spread_megabytes": max(peaks.values()) - min(peaks.values())}))
-    return 0
+
+    def work() -> int:
+        peaks = {}
+        for photos in QUICK_SIZES if options.quick else SIZES:
+            with tempfile.TemporaryDirectory() as folder:
+                peaks[photos] = peak_megabytes(photos, Path(folder))
+            print(f"{photos:>7,} photos: {peaks[photos]} MB", flush=True)
+        print(json.dumps({"peak_megabytes": peaks, "spread_megabytes": max(peaks.values()) - min(peaks.values())}))
+        return OK
+
+    return run_to_end("memory.py", work)
 
 
 def peak_megabytes(photos: int, folder: Path) -> int:
@@ -89,17 +94,7 @@ def peak_megabytes(photos: int, folder: Path) -> int:
         write_store(folder / "cache" / store, paths, encoder, recipe.train.precision, noise=False)
     command = [sys.executable, str(ROOT / "train.py"), str(recipe_file), "--output", str(folder / "run")]
     command += ["--cache", str(folder / "cache"), "--device", "cpu"]
-    with (folder / "log").open("w") as log:
-        child = os.posix_spawn(
-            sys.executable,
-            command,
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
-        )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise SystemExit((folder / "log").read_text())
-    return usage.ru_maxrss // 1024
+    return run(command)[1]
 
 
 if __name__ == "__main__":

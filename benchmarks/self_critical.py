@@ -22,6 +22,7 @@ from captioner.config import ModelConfig
 from captioner.data.dataset import Batch, Totals
 from captioner.devices import choose_device
 from captioner.ending import OK, run_to_end
+from captioner.errors import CaptionerError
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.recipe import Recipe
 from captioner.training.self_critical import SelfCritical
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(recipe: Recipe, device: torch.device, steps: int) -> None:
     """Print the figures."""
+    if steps < 1:
+        raise CaptionerError(f"--steps {steps}: at least one has to be measured")
     words = vocabulary()
     torch.manual_seed(0)
     encoder = dataclasses.replace(recipe.encoder, weights="none")

@@ -78,8 +78,13 @@ def _check(arguments: argparse.Namespace) -> int:
     report = check_data(Recipe.read(arguments.recipe).data)
     with standard_output():
         # Names of photos need not be text.
-        print(str(report).encode(errors="backslashreplace").decode())
+        print(_printable(str(report)))
     return SOME_FAILED if report.problems else OK
+
+
+def _printable(text: str) -> str:
+    """Spell out the bytes of files' names that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -92,9 +97,7 @@ def _info(arguments: argparse.Namespace) -> int:
     width = max(map(len, found))
     with standard_output() as out:
         for name, value in found.items():
-            # Names of folders need not be text.
-            line = f"{name:<{width}}  {value}"
-            print(line.encode(errors="backslashreplace").decode(), file=out)
+            print(_printable(f"{name:<{width}}  {value}"), file=out)
     return OK
 
 
@@ -104,6 +107,6 @@ def _examine(arguments: argparse.Namespace) -> int:
     wrong = False
     with standard_output() as out:
         for finding in examine():
-            print(finding, file=out, flush=True)
+            print(_printable(str(finding)), file=out, flush=True)
             wrong = wrong or finding.mark == "WRONG"
     return FATAL if wrong else OK

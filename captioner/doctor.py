@@ -82,13 +82,14 @@ def _devices() -> Iterator[Finding]:
         import torch
 
         from captioner.devices import choose_device, choose_precision
+
+        here = [unit for unit in _UNITS if torch.cpu.get_capabilities().get(unit)]
+        used = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
     # Whatever is wrong with it is the finding; parts of torch that do not fit each other raise errors of many types.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
-        yield Finding("WRONG", f"torch cannot be imported ({cause}); pip install -r requirements.txt")
+        yield Finding("WRONG", f"torch cannot be used ({cause}); pip install -r requirements.txt")
         return
-    here = [unit for unit in _UNITS if torch.cpu.get_capabilities().get(unit)]
-    used = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
     threads = torch.get_num_threads()
     yield Finding("ok", f"CPU: {threads} threads, {', '.join(here) or 'no vector units known'}; captions in {used}")
     if choose_device("auto").type == "cpu":

@@ -257,7 +257,7 @@ class Captioner:
         del first, second  # or their pixels would be kept to the end
 
         work = partial(self._attempt_batch, options=options)
-        alone = partial(_compute_alone, threads)
+        alone = partial(compute_alone, threads)
         for results in map_ahead(work, batches, workers=lanes, ahead=lanes + 1, prepare=alone):
             yield from results
 
@@ -351,7 +351,7 @@ def _batches(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item
         yield ahead[part * len(ahead) // parts : (part + 1) * len(ahead) // parts]
 
 
-def _compute_alone(others: int) -> None:
+def compute_alone(others: int) -> None:
     """Have this thread compute by itself; new threads go on with `others` threads each."""
     torch.get_num_threads()  # a thread's first look at its number takes that of new threads, and would undo the next
     torch.set_num_threads(1)

@@ -118,6 +118,14 @@ def test_training_cost_refuses_what_cannot_be_measured(wrong: list[str], capsys:
     assert "--photos needs at least 2" in capsys.readouterr().err
 
 
+def test_what_cannot_be_measured_is_one_line(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert depthwise.main(["--repeats", "0"]) == 1
+    assert self_critical.main(["--recipe", str(small), "--steps", "0"]) == 1
+    small.write_text(SMALL.format("fine_tune_from = 5"))
+    assert training_speed.main(["--quick", "--recipe", str(small)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
 def test_depthwise_training_ends_with_its_ratio(capsys: pytest.CaptureFixture[str]) -> None:
     assert depthwise.main(["--photos", "1", "--repeats", "1"]) == 0
     assert re.search(r"^\d+\.\d\d times as fast$", capsys.readouterr().out, re.M)

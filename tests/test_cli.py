@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -107,3 +109,20 @@ def test_the_doctor_names_what_is_wrong_and_the_cure(
     assert "--     Java: not found, so METEOR and SPICE are left out of scores\n" in report
     assert f"WRONG  CAPTIONER_DATA = {str(tmp_path / 'moved')!r}: no such folder" in report
     assert "WRONG  bundled model damaged: " in report
+
+
+def test_the_doctor_goes_on_where_torch_is_too_old_and_names_are_no_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    monkeypatch.setenv("CAPTIONER_DATA", str(folder))
+    monkeypatch.delattr("torch.cpu.get_capabilities")
+    output = io.TextIOWrapper(io.BytesIO(), "utf-8")  # strict, as a terminal's may be
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["doctor"]) == 1
+    output.seek(0)
+    report = output.read()
+    assert "WRONG  torch cannot be used (AttributeError: " in report
+    assert r"/\udcff" in report
+    assert "WRONG  bundled model flickr8k-soft: " in report

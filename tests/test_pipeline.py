@@ -19,7 +19,7 @@ from captioner.devices import choose_precision
 from captioner.errors import CaptionerError, ImageReadError
 from captioner.metrics.attention import movement
 from captioner.models.show_attend_tell import ShowAttendTell
-from captioner.pipeline import Caption, Captioner, _batches, _compute_alone
+from captioner.pipeline import Caption, Captioner, _batches, compute_alone
 from captioner.vocabulary import Vocabulary
 from tests.conftest import EXAMPLES, noise_photo
 
@@ -366,7 +366,7 @@ def test_a_lane_computes_in_one_thread_and_leaves_others_theirs() -> None:
         torch.ones(200, 200) @ torch.ones(200, 200)
         found.append(torch.get_num_threads())
 
-    for prepare in (partial(_compute_alone, 3), lambda: None):
+    for prepare in (partial(compute_alone, 3), lambda: None):
         thread = threading.Thread(target=work, args=(prepare,))
         thread.start()
         thread.join()

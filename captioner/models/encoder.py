@@ -68,10 +68,23 @@ class ImageEncoder(nn.Module):
 
     @classmethod
     def pretrained(cls, config: EncoderConfig) -> ImageEncoder:
-        """Build the encoder and load the weights that `config.weights` names."""
+        """Build the encoder and load the weights that `config.weights` names.
+
+        Raises
+        ------
+        CaptionerError
+            If there are none, or they are not those of this encoder.
+        """
         encoder = cls(config)
         if config.weights == "default":
-            encoder._load_default()
+            try:
+                encoder._load_default()
+            # No weights of this name, no way to them, or a broken copy, by torchvision's and timm's ways to say so.
+            except (RuntimeError, OSError) as error:
+                raise CaptionerError(
+                    f"encoder name = {config.name!r}: no default weights to be had ({error}); name a file of them as "
+                    "encoder.weights, or take 'none'"
+                ) from error
         elif config.weights != "none":
             load_weights(encoder.network, read_weights(config.weights), config.weights)
         return encoder

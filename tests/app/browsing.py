@@ -237,8 +237,8 @@ def _made_up_photo(examples: list[Image.Image], path: Path, number: int, side: i
     image = image.crop(
         (round(left * image.width), round(top * image.height), round(right * image.width), round(bottom * image.height))
     )
-    hue, *others = image.convert("HSV").split()
-    image = Image.merge("HSV", [hue.point(lambda value: (value + 20 * turn) % 256), *others]).convert("RGB")
+    red, *others = image.convert("RGB").split()  # a hue, of a grey photo, would be none
+    image = Image.merge("RGB", [red.point(lambda value: (value + 20 * turn) % 256), *others])
     image.thumbnail((side, side))
     image.save(path, "JPEG")
     return path

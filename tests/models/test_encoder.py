@@ -126,6 +126,11 @@ def test_unknown_and_unfit_networks_are_refused(name: str) -> None:
         _on_meta(EncoderConfig(name, weights="none"))
 
 
+def test_a_network_without_weights_of_its_own_is_told() -> None:
+    with pytest.raises(CaptionerError, match=r"'timm:efficientnet_b0_g8_gn': no default weights to be had .*'none'$"):
+        ImageEncoder.pretrained(EncoderConfig("timm:efficientnet_b0_g8_gn", input_size=64))
+
+
 def _random_pixels(size: int) -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
