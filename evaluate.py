@@ -17,7 +17,7 @@ from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage, list_split, read_split, with_words
 from captioner.data.instances import Instances, instances_beside, read_instances
 from captioner.ending import OK, run_to_end, standard_output, stoppable
-from captioner.errors import CaptionerError, ImageReadError, MissingSplitError
+from captioner.errors import CaptionerError, DatasetError, ImageReadError
 from captioner.evaluation.evaluator import (
     PROTOCOLS,
     against_all_but_one,
@@ -261,10 +261,10 @@ def file_stem(*parts: str) -> str:
 
 
 def known_captions(config: DataConfig) -> set[str]:
-    """Every caption of the train split in words, by which copies are told; none if the data has no such split."""
+    """Every caption of the train split in words, by which copies are told; none if it cannot be read."""
     try:
         images = list_split(config, "train")
-    except MissingSplitError as error:
+    except DatasetError as error:  # what is measured does not need it
         log.warning("%s; no caption counts as a copy", error)
         return set()
     return {" ".join(tokenize(caption)) for image in images for caption in image.captions}

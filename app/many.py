@@ -125,15 +125,17 @@ class Album:
         CaptionerError
             If the model cannot follow the options.
         """
-        started = time.monotonic()
+        started, captioned = time.monotonic(), 0
         with TURN:
             # Chosen only now: a click starts another run of the page while the last one is still at its photos.
             left = {upload.digest: upload for upload in self.uploads if (upload.digest, task) not in self._results}
             chunk = list(left.values())[:CHUNK]
             for upload, result in _caption(chunk, captioner, task.options):
                 self._results[upload.digest, task] = result
-                self.captioned += result.record is not None
+                captioned += result.record is not None
+        # The time first, for another run of the page divides by it.
         self.seconds += time.monotonic() - started
+        self.captioned += captioned
 
 
 def _by_name(upload: Upload) -> list[tuple[bool, str]]:

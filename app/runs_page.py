@@ -37,7 +37,7 @@ def show() -> None:
         default=names[:1] if own else names,
         max_selections=len(runs.COLOURS),
         placeholder="Choose a run or several",
-        key="runs",
+        key="runs" if own else "bundled-runs",  # the first run that begins is shown at once
         persist_state="session",
     )
     followed = any(run.in_progress for run in own if run.name in chosen)

@@ -242,7 +242,7 @@ def test_photos_to_train_on_are_not_needed(
         (tmp_path / "coco" / "annotations" / f"captions_{split}2017.json").write_text(json.dumps(content))
     recipe.write_text(f'[data]\nformat = "coco"\nroot = "{tmp_path}/coco"\n[encoder]\nname = "resnet18"\n')
     assert evaluate.main(["--data", str(recipe), "--device", "cpu", "--beam", "1"]) == 0
-    assert f"{tmp_path}/coco/train2017: no such folder of photos; put it there, or name yours" in caplog.text
+    assert f"{tmp_path}/coco: no folder of the train photos: looked for train2017; put it there" in caplog.text
 
 
 @needs_data

@@ -25,7 +25,8 @@ def load_model(job: Job) -> tuple[Captioner, Job]:
     # Hashed after it was loaded: a run in progress replaces its best model.
     if model_id(job.checkpoint) != job.model:
         raise CaptionerError(
-            f"{job.checkpoint}: replaced by another model since the start; caption with a copy, which stays as it is"
+            f"{job.checkpoint}: holds another model than at the start of the run; caption with a copy that stays as it "
+            "is, the same on every machine"
         )
     return captioner, replace(job, precision=captioner.precision)
 

@@ -68,13 +68,15 @@ def photo_folder(root: Path, pattern: str, split: str) -> Path:
     Raises
     ------
     DatasetError
-        If it is not there; `MissingSplitError` if the path holds `{split}`.
+        If it is not there.
     """
     found = _find(root, pattern, split)
     if found is None or not is_folder(found):
-        error = MissingSplitError if SPLIT in pattern else DatasetError
-        place = found or root / pattern.replace(SPLIT, names_of(split)[0])
-        raise error(f"{place}: no such folder of photos; put it there, or name yours with data.images")
+        looked = dict.fromkeys(pattern.replace(SPLIT, name) for name in names_of(split))
+        raise DatasetError(
+            f"{root}: no folder of the {split} photos: looked for {' or '.join(looked)}; put it there, or name yours "
+            "with data.images"
+        )
     return found
 
 

@@ -203,6 +203,17 @@ def test_without_runs_the_page_says_what_makes_one_and_shows_the_bundled(
     assert page.dataframe[0].value["CIDEr-D"].round(1).tolist() == [round(score, 1) for score in kept]
 
 
+def test_the_first_run_that_begins_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = open_page(monkeypatch, tmp_path)
+    assert page.multiselect[0].value == BUNDLED_NAMES
+    write(tmp_path / "run", training(3))
+    with sole_use(tmp_path / "run"):
+        page.run()
+    assert page.multiselect[0].value == ["run"]
+    assert drawn_runs(page) == [["run"]]
+    assert any("In progress" in caption.value for caption in page.caption)
+
+
 def test_the_newest_run_is_shown_and_others_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "old", training(30) + scored(1.0, 2.0), age=3000)
     write(tmp_path / "new", training(3), age=1000, torn='{"step": 40, "train/cro')

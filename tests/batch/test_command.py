@@ -281,7 +281,7 @@ def test_a_model_that_was_replaced_since_the_start_captions_nothing(
     monkeypatch.setattr("captioner.batch.local.run_local", late)
     output = tmp_path / "out.jsonl"
     assert caption(photos, "--output", output, "--checkpoint", tmp_path / "model") == 1
-    assert f"{tmp_path / 'model'}: replaced by another model since the start" in capsys.readouterr().err
+    assert f"{tmp_path / 'model'}: holds another model than at the start of the run" in capsys.readouterr().err
     assert not output.exists()
 
 

@@ -142,9 +142,12 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, tiny: Path, eff
         for turn in range(effort(1, 4)):
             killed = lay_out(tmp_path / kind / str(turn), 80)
             before = 0
-            for _ in range(effort(2, 3)):
+            for number in range(effort(2, 3)):
                 run = start(killed, tiny, *KINDS[kind])
-                time.sleep(draw.uniform(0.1, 0.7) * seconds)
+                if number == 0:
+                    wait_until(lambda: done(killed, kind) > 0, run)  # noqa: B023
+                else:
+                    time.sleep(draw.uniform(0.1, 0.7) * seconds)
                 run.send_signal(signal.SIGKILL)
                 run.communicate()
                 count = done(killed, kind)

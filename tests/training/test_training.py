@@ -244,6 +244,9 @@ def test_views_turn_with_the_epochs_also_after_a_resumption(workplace: Path, mon
     seen.clear()
     assert train.main([*arguments, "--resume"]) == 0
     assert seen == [1] * (6 - done) + [2] * 6
+    rows = [json.loads(line) for line in (workplace / "run" / "metrics.jsonl").read_text().splitlines()]
+    # Of an epoch gone on with, how long it took is not known.
+    assert ["seconds" in row for row in rows if "epoch" in row] == [True, done == 0, True]
     assert in_tensorboard(workplace / "run") == in_metrics(workplace / "run")
 
 
