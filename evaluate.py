@@ -28,6 +28,7 @@ from captioner.evaluation.report import write_report
 from captioner.evaluation.results import Evaluation
 from captioner.evaluation.table import evaluation_table, score_table
 from captioner.files import sole_use
+from captioner.paths import printable
 from captioner.pipeline import Captioner
 from captioner.recipe import DataConfig, Recipe
 from captioner.vocabulary import tokenize
@@ -168,11 +169,6 @@ def load_systems(paths: Mapping[int, Path], device: str) -> list[System]:
     ]
 
 
-def printable(name: str) -> str:
-    """Spell out the bytes of a file's name that are no UTF-8."""
-    return name.encode(errors="backslashreplace").decode()
-
-
 def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:
     """Read the splits asked for, and refuse what would only fail after all the work."""
     splits = dict.fromkeys(options.split)
@@ -265,7 +261,7 @@ def known_captions(config: DataConfig) -> set[str]:
     try:
         images = list_split(config, "train")
     except DatasetError as error:  # what is measured does not need it
-        log.warning("%s; no caption counts as a copy", error)
+        log.warning("%s; copies of train captions are not counted", error)
         return set()
     return {" ".join(tokenize(caption)) for image in images for caption in image.captions}
 

@@ -9,6 +9,7 @@ from captioner.batch.command import SOME_FAILED
 from captioner.batch.command import add_parser as add_caption_parser
 from captioner.checkpoint_files import BUNDLED
 from captioner.ending import FATAL, OK, run_to_end, standard_output, tell
+from captioner.paths import printable
 from captioner.serve import add_parser as add_app_parser
 from captioner.version import VERSION
 
@@ -78,13 +79,8 @@ def _check(arguments: argparse.Namespace) -> int:
     report = check_data(Recipe.read(arguments.recipe).data)
     with standard_output():
         # Names of photos need not be text.
-        print(_printable(str(report)))
+        print(printable(str(report)))
     return SOME_FAILED if report.problems else OK
-
-
-def _printable(text: str) -> str:
-    """Spell out the bytes of files' names that are no UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -97,7 +93,7 @@ def _info(arguments: argparse.Namespace) -> int:
     width = max(map(len, found))
     with standard_output() as out:
         for name, value in found.items():
-            print(_printable(f"{name:<{width}}  {value}"), file=out)
+            print(printable(f"{name:<{width}}  {value}"), file=out)
     return OK
 
 
@@ -107,6 +103,6 @@ def _examine(arguments: argparse.Namespace) -> int:
     wrong = False
     with standard_output() as out:
         for finding in examine():
-            print(_printable(str(finding)), file=out, flush=True)
+            print(printable(str(finding)), file=out, flush=True)
             wrong = wrong or finding.mark == "WRONG"
     return FATAL if wrong else OK

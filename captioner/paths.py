@@ -19,3 +19,8 @@ def is_file(path: str | Path) -> bool:
 def is_folder(path: str | Path) -> bool:
     """Whether it is a folder, or a link to one."""
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def printable(text: str) -> str:
+    """Spell out the bytes of files' names that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

@@ -230,7 +230,11 @@ def test_the_bundled_models_score_what_the_readme_says(
 
 @no_java
 def test_photos_to_train_on_are_not_needed(
-    recipe: Path, flickr_folder: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    recipe: Path,
+    flickr_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     shutil.copytree(flickr_folder / "images", tmp_path / "coco" / "val2017")
@@ -243,6 +247,9 @@ def test_photos_to_train_on_are_not_needed(
     recipe.write_text(f'[data]\nformat = "coco"\nroot = "{tmp_path}/coco"\n[encoder]\nname = "resnet18"\n')
     assert evaluate.main(["--data", str(recipe), "--device", "cpu", "--beam", "1"]) == 0
     assert f"{tmp_path}/coco: no folder of the train photos: looked for train2017; put it there" in caplog.text
+    printed = capsys.readouterr().out
+    assert "captions: distinct words" in printed
+    assert "copied from train" not in printed  # which would be of nothing, and not 0 %
 
 
 @needs_data

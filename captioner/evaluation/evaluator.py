@@ -73,7 +73,8 @@ def build_evaluation(
     vocabulary : Vocabulary
         The system's.
     train_captions : collection of str
-        Those of the train split, a blank between the words, to see which captions are copies.
+        Those of the train split, a blank between the words, to see which captions are copies; without any, that is
+        left out.
     """
     references = PROTOCOLS[protocol].references(image.captions for image in images)
     scores, not_computed = score_captions(references, measured.words)
@@ -87,7 +88,11 @@ def build_evaluation(
         ),
         scores={**scores, **measured.scores()},
         not_computed=not_computed,
-        style={label: scale * getattr(style, name) for name, (label, scale) in _STYLE.items()},
+        style={
+            label: scale * getattr(style, name)
+            for name, (label, scale) in _STYLE.items()
+            if train_captions or name != "copied_captions"
+        },
     )
 
 
