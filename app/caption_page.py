@@ -319,7 +319,9 @@ def _compare(photo: Upload, picture: Shown, caption: Caption, settings: Settings
     """Show the same words under two models, for the maps of different sentences cannot be compared."""
     others = [name for name in models.checkpoints() if name != settings.model]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        other = st.segmented_control("Beside", others, default=others[-1], required=True, key="beside")
+        other = st.segmented_control(
+            "Beside", others, default=others[-1], required=True, format_func=plain, key="beside"
+        )
         checkpoint = models.checkpoints()[other]
         hard = models.is_hard(checkpoint)
         if hard:

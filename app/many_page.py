@@ -67,6 +67,7 @@ def _choose(album: Album) -> str:
             names,
             default=names[0],
             required=True,
+            format_func=plain,
             key="many-model",
             label_visibility="collapsed",
             persist_state="session",

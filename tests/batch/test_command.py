@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
@@ -10,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from captioner.config import DecodingOptions
 from captioner.data.annotations import DATA_VARIABLE
 from captioner.pipeline import Captioner
 from tests.batch.conftest import Caption, names, rows
-from tests.conftest import EXAMPLES, noise_photo
+from tests.conftest import EXAMPLES
 
 Output = pytest.CaptureFixture[str]
 
@@ -303,30 +301,6 @@ def test_an_interruption_keeps_the_rows_and_makes_the_format(
     header = 1 if kind == "csv" else 0
     for content in (output.read_text(), capsys.readouterr().out):
         assert len(json.loads(content) if kind == "coco" else content.splitlines()) == header + 2
-
-
-def test_ctrl_c_ends_a_run_with_its_rows_kept(tmp_path: Path, tiny: Path) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    noise_photo(0, 640, 480).save(folder / "0.jpg")
-    for index in range(1, 6000):
-        os.link(folder / "0.jpg", folder / f"{index}.jpg")
-    output = tmp_path / "out.jsonl"
-    command = [sys.executable, "-m", "captioner", "caption", str(folder), "--output", str(output)]
-    # A test run in the background would hand down that interruptions are ignored.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [*command, "--checkpoint", str(tiny)], stderr=subprocess.PIPE, text=True, preexec_fn=heed
-    )
-    while not (output.exists() and output.stat().st_size):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert 0 < len(rows(output)) < 6000
-    assert errors.startswith(f"{len(rows(output))} captioned, 0 skipped, 0 failed")
 
 
 def test_a_row_that_is_written_is_counted_though_ctrl_c_comes_right_then(
