@@ -11,7 +11,7 @@ from pathlib import Path
 from captioner.batch.hashes import HashSet, hash64
 from captioner.batch.job import ImageFile, Outcome
 from captioner.errors import CaptionerError
-from captioner.images import SUFFIXES
+from captioner.images import SUFFIXES, UNREAD_SUFFIXES
 from captioner.paths import is_folder
 
 # What `--attention png` draws is not to be captioned when its folder lies among the photos.
@@ -35,12 +35,15 @@ class Listing:
         Most photos to give.
     links : int
         Symbolic links passed over so far.
+    unread : int
+        Photos passed over so far because their format is not read, by their suffixes.
     """
 
     paths: Sequence[Path]
     recursive: bool = False
     limit: int | None = None
     links: int = 0
+    unread: int = 0
 
     def check(self) -> None:
         """Refuse folders without any image.
@@ -51,17 +54,18 @@ class Listing:
             Naming the folder.
         """
         for path in self.paths:
-            self.links = 0
+            self.links = self.unread = 0
             if is_folder(path) and next(self._walk(path), None) is None:
                 linked = f"; {self.links} symbolic links not followed, name what they point to" if self.links else ""
+                unread = f"; {self.unread} photos as HEIC, JPEG XL or raw, save them as JPEG" if self.unread else ""
                 deeper = "" if self.recursive else "; --recursive looks into the folders in it"
                 raise CaptionerError(
-                    f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)}){linked}{deeper}"
+                    f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)}){unread}{linked}{deeper}"
                 )
 
     def __iter__(self) -> Iterator[ImageFile | Outcome]:
         """Give the photos as they are now, and for each folder that cannot be listed the failure."""
-        self.links = 0
+        self.links = self.unread = 0
         return (found if isinstance(found, Outcome) else _stat(found) for found in self._found())
 
     def count(self) -> int:
@@ -111,7 +115,11 @@ class Listing:
         return _natural_order(files), _natural_order(folders)
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
-        if entry.name[0] == "." or not entry.name.lower().endswith(SUFFIXES):
+        name = entry.name.lower()
+        if name[0] == ".":
+            return False
+        self.unread += name.endswith(UNREAD_SUFFIXES)
+        if not name.endswith(SUFFIXES):
             return False
         # A link to nowhere is one, too: `entry.is_file()` may fail on it.
         self.links += entry.is_symlink()

@@ -185,6 +185,11 @@ def run(request: Request, engine: Engine) -> Report:
         report.say(
             f"warning: {request.listing.links} symbolic links in folders were not followed; name what they point to"
         )
+    if request.listing.unread:
+        report.say(
+            f"warning: {request.listing.unread} photos as HEIC, JPEG XL or raw files were passed over; "
+            "save them as JPEG to have them captioned"
+        )
     return report
 
 

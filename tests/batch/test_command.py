@@ -159,10 +159,12 @@ def test_quiet_leaves_failures_only(photos: Path, tmp_path: Path, caption: Capti
     assert not "".join(capsys.readouterr())
     (photos / "bad.jpg").write_text("no image")
     (photos / "link.jpg").symlink_to("photo1.jpg")
+    (photos / "phone.HEIC").write_text("never read")
     assert caption(photos, "--output", tmp_path / "out.jsonl", "--quiet") == 3
-    failure, warning = capsys.readouterr().err.splitlines()
+    failure, warning, unread = capsys.readouterr().err.splitlines()
     assert failure.startswith("failed: ")
     assert warning.startswith("warning: 1 symbolic links in folders were not followed")
+    assert unread.startswith("warning: 1 photos as HEIC, JPEG XL or raw files were passed over")
 
 
 def test_nothing_to_do_loads_no_model(

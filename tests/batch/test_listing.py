@@ -32,6 +32,37 @@ def test_natural_order_without_hidden_files_and_other_kinds(tmp_path: Path) -> N
     assert found(tmp_path, limit=2) == expected[:2]
 
 
+def test_every_format_that_is_read_is_found_by_its_names(tmp_path: Path) -> None:
+    names = [
+        "a.jpg",
+        "b.jpeg",
+        "c.jfif",
+        "d.mpo",
+        "e.png",
+        "f.webp",
+        "g.gif",
+        "h.bmp",
+        "i.tif",
+        "j.tiff",
+        "k.avif",
+        "l.ppm",
+        "m.pgm",
+        "N.JPEG",
+    ]
+    put(tmp_path, *names, "z.pdf", "z.mov", "z.json")
+    assert found(tmp_path) == names
+
+
+def test_photos_of_formats_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.HEIC", "c.dng", ".d.heic", "deeper/e.heic")
+    listing = Listing([tmp_path])
+    assert [Path(file.path).name for file in listing if isinstance(file, ImageFile)] == ["a.jpg"]
+    assert listing.unread == 2
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(CaptionerError, match="; 2 photos as HEIC, JPEG XL or raw, save them as JPEG"):
+        listing.check()
+
+
 def test_natural_order_is_that_of_the_numbers(tmp_path: Path) -> None:
     numbers = random.Random(0).sample(range(10**6), 200)
     put(tmp_path, *(f"a{number}.jpg" for number in numbers))
