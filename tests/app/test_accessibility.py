@@ -57,5 +57,5 @@ def test_a_page_is_accessible(browser: Browser, server: str, name: str) -> None:
 
 def test_a_caption_is_accessible(page: Page) -> None:
     upload(page, EXAMPLES / "cat.jpg")
-    captioned(page, "cat.jpg")
+    assert captioned(page, "cat.jpg")
     check(page)

@@ -217,6 +217,7 @@ def test_a_signal_at_any_moment_loses_nothing(workplace: Path, effort: Effort, t
             found[f"exit {code}"] += 1
         finish(go_on(workplace, run, *cache))
         assert_same(workplace, "whole", run)
+    assert set(found) - {"exit 0"}
     tally(f"training, SIGINT, SIGTERM and SIGHUP at any moment: {dict(sorted(found.items()))}; weights to the bit")
 
 

@@ -182,7 +182,7 @@ def test_searches_survive_extreme_logits_and_options(
     word = special.encode(["x"])[0]
     searches = 0
     options = itertools.product((1, 2, 7, 1000), (1, 3), (0, 100), (0.0, 1e-320, 1e-7, 1.0, 10.0), (0.0, 10.0))
-    for beam, length, top, temperature, penalty in itertools.islice(options, effort(40, 10_000)):
+    for beam, length, top, temperature, penalty in itertools.islice(options, 0, None, effort(7, 1)):
         settings = DecodingOptions(beam, length, penalty, top_words=top, temperature=temperature)
 
         def step(tokens: Tensor, state: Rows) -> tuple[Tensor, Sight, Rows]:

@@ -43,7 +43,7 @@ PHOTO = (EXAMPLES / "cat.jpg").read_bytes()
 WORD_JOINER = "\u2060"  # what keeps an address from becoming a link
 # Whatever of these is taken for more than text shows itself in the page.
 SPELLS = (
-    "<img/src=x/onerror=document.title='spell'>",
+    "<img/src='x'/onerror=document.title='spell'>",
     "<script>document.title='spell'</script>",
     "[link](javascript:document.title='spell')",
     "<svg/onload=document.title='spell'>",
@@ -83,7 +83,8 @@ def spellbound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model.decoder.output_word.bias[vocabulary.eos] -= 30  # so that captions are long
     folder = tmp_path_factory.mktemp("checkpoints") / "stranger"
-    save_checkpoint(folder, model, vocabulary)
+    told = {"data": {"root": SPELLS[0]}, "train": {"objective": SPELLS[2], "start": SPELLS[4]}}
+    save_checkpoint(folder, model, vocabulary, notes={"recipe": told})
     return folder
 
 
@@ -177,6 +178,8 @@ def test_words_are_shown_as_text_wherever_they_stand(browser: Browser, server: s
         expect(cell).to_contain_text(re.compile("|".join(map(re.escape, SPELLS))))
     with opened(browser, f"{server}/about") as page, unspelled(page):
         settle(page)
+        shown = page.get_by_text("A checkpoint of your own").inner_text().replace(WORD_JOINER, "")
+        assert all(spell in shown for spell in (SPELLS[0], SPELLS[2], SPELLS[4])), shown
 
 
 def test_settings_in_the_address_are_no_orders(
@@ -185,8 +188,9 @@ def test_settings_in_the_address_are_no_orders(
     """Wrong values, and none, are as if they were not there."""
     keys = ("model", "words", "beam", "temperature", "length", "sight", "map", "opacity", "scale", "smooth", "tab")
     said = set()
-    for value in effort(["", "-1e99"], ["", "-1e99", "nan", "%3Cscript%3E"]):
-        with opened(browser, f"{server}/?{'&'.join(f'{key}={value}' for key in keys)}") as page, unspelled(page):
+    wrong = effort(["", "-1e99"], ["", "-1e99", "nan", "%3Cscript%3E"])
+    for query in ("", *("&".join(f"{key}={value}" for key in keys) for value in wrong)):
+        with opened(browser, f"{server}/?{query}") as page, unspelled(page):
             upload(page, EXAMPLES / "cat.jpg")
             said.add(captioned(page, "cat.jpg"))
     assert len(said) == 1
@@ -204,13 +208,13 @@ def ask(url: str, method: str, path: str, **headers: str) -> tuple[int, bytes]:
     return response.status, response.read() if response.status != 101 else b""
 
 
-@pytest.mark.parametrize("dots", ["..", "%2e%2e", "..%2f", "..\\", "%2e%2e%5c", "....//"])
-def test_no_file_of_the_machine_is_served(server: str, dots: str) -> None:
+@pytest.mark.parametrize("up", ["../", "%2e%2e/", "..%2f", "..%2f/", "..\\", "..\\/", "%2e%2e%5c", "....//"])
+def test_no_file_of_the_machine_is_served(server: str, up: str) -> None:
     folders = ("", "media/", "static/", "app/static/", "component/", "_stcore/bidi-components/", "_stcore/upload_file/")
     for folder in folders:
         for target in ("requirements.txt", "app/streamlit_app.py", "etc/passwd", ".streamlit/config.toml"):
             for depth in (1, 2, 4, 8):
-                _, body = ask(server, "GET", f"/{folder}{(dots.rstrip('/') + '/') * depth}{target}")
+                _, body = ask(server, "GET", f"/{folder}{up * depth}{target}")
                 assert not re.search(rb"torch>=|import streamlit|root:|maxUploadSize", body), (folder, target)
 
 
