@@ -21,7 +21,7 @@ from captioner.data.dataset import CaptionDataset, Source
 from captioner.data.features import FeatureStore, StoredViews, store_name
 from captioner.data.photos import Photos
 from captioner.devices import choose_device
-from captioner.ending import exit_code, stoppable, tell
+from captioner.ending import exit_code, is_out_of_memory, stoppable, tell
 from captioner.errors import CaptionerError
 from captioner.files import sole_use
 from captioner.models.encoder import FrozenPart, ImageEncoder
@@ -60,17 +60,26 @@ def main(arguments: list[str] | None = None) -> int:
         leave()
         return 128 + stopped.signal
     except (CaptionerError, OSError) as error:
-        tell(f"train.py: {error}")
-        if processes() > 1:
-            # Parting in good order would wait for the others, who wait for this one.
-            sys.stderr.flush()
-            os._exit(1)
-        return 1
+        return failed(str(error))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return failed("out of memory; lower images_per_batch or raise accumulate under [train]")
     except KeyboardInterrupt as stop:
         tell("train.py: interrupted; go on with --resume, if it had come to its first checkpoint")
         return exit_code(stop)
     leave()
     return 0
+
+
+def failed(message: str) -> int:
+    """Tell it, and part from the other processes."""
+    tell(f"train.py: {message}")
+    if processes() > 1:
+        # Parting in good order would wait for the others, who wait for this one.
+        sys.stderr.flush()
+        os._exit(1)
+    return 1
 
 
 def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:

@@ -45,6 +45,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError("of this kind none is supported")
         torch.empty(0, device=device)
     # torch answers an unknown or absent device with errors of several types.
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any
 from captioner.errors import CheckpointError
 from captioner.plain_json import is_text, parse_json
 
+_WORD_AND_STOP = re.compile(r"(\S+)\.(?=\s)")  # NLTK's tokenizer parts the last full stop of a text alone
+_INITIALS = re.compile(r"(?:\w\.)*[^\W\d]")
+_ABBREVIATED = frozenset(
+    ["mr", "mrs", "ms", "dr", "jr", "sr", "st", "mt", "ft", "vs", "etc", "prof", "gen", "sgt", "capt", "co", "inc"]
+)
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
 
@@ -21,7 +27,14 @@ def tokenize(text: str) -> list[str]:
 
     On ordinary captions this agrees with the PTB tokenizer of coco-caption, and needs no data files.
     """
-    return [token for token in _tokenizer().tokenize(text.lower()) if any(c.isalnum() for c in token)]
+    text = _WORD_AND_STOP.sub(_apart, text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    return [token for token in _tokenizer().tokenize(text) if any(c.isalnum() for c in token)]
+
+
+def _apart(match: re.Match[str]) -> str:
+    """Part a sentence's last word from its full stop, unless that may be an abbreviation's ("mr.", "u.s.")."""
+    word = match[1]
+    return match[0] if word in _ABBREVIATED or _INITIALS.fullmatch(word) else f"{word} ."
 
 
 @functools.cache

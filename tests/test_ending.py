@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 from captioner import ending
-from captioner.ending import STOPS, Stopped, exit_code, stop_requests, stoppable, unstoppable
+from captioner.ending import STOPS, Stopped, exit_code, run_to_end, stop_requests, stoppable, unstoppable
+
+Output = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,24 @@ def test_the_second_request_has_its_usual_effect_but_the_echo_of_the_first_has_n
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("take", [lambda: torch.empty(2**60), lambda: bytearray(2**62)])
+def test_memory_that_is_not_to_be_had_ends_in_a_line(take: Callable[[], object], capsys: Output) -> None:
+    assert run_to_end("captioner", lambda: bool(take())) == 1
+    assert capsys.readouterr().err == (
+        "captioner: out of memory; take smaller batches, fewer beams or another --device\n"
+    )
+
+
+def test_so_does_that_of_a_gpu_and_no_other_error(capsys: Output) -> None:
+    def fail(error: Exception) -> int:
+        raise error
+
+    assert run_to_end("captioner", lambda: fail(torch.OutOfMemoryError("CUDA out of memory."))) == 1
+    assert "captioner: out of memory; " in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="a fault of our own"):
+        run_to_end("captioner", lambda: fail(RuntimeError("a fault of our own")))
 
 
 def test_what_is_ignored_stays_so() -> None:

@@ -22,6 +22,15 @@ from captioner.vocabulary import Vocabulary, detokenize, tokenize
         ("He doesn't see it.", ["he", "does", "n't", "see", "it"]),
         ("3 dogs & 2.5 cats...", ["3", "dogs", "2.5", "cats"]),
         (" . ", []),
+        (
+            "A dog runs. A man doesn't. It is 5. A cat",
+            ["a", "dog", "runs", "a", "man", "does", "n't", "it", "is", "5", "a", "cat"],
+        ),
+        (
+            "Mr. J. Smith of St. Mary's in the U.S. sits.",
+            ["mr.", "j.", "smith", "of", "st.", "mary", "'s", "in", "the", "u.s.", "sits"],
+        ),
+        ("People’s dogs don’t", ["people", "'s", "dogs", "do", "n't"]),
     ],
 )
 def test_tokenize(text: str, words: list[str]) -> None:

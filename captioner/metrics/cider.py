@@ -110,7 +110,7 @@ class CiderReward:
         self._start: Ints = np.cumsum([0, *map(len, captions)])  # of every caption's words
         self._words = np.fromiter((w for caption in captions for w in caption), np.int32, int(self._start[-1]))
         if words > MOST_WORDS:
-            raise ValueError(f"four numbers of {words} words do not fit 64 bits")
+            raise ValueError(f"CIDEr counts at most {MOST_WORDS:,} different words, not {words:,}; take fewer captions")
         self._base = words
         self._plain = plain
         image_of = np.repeat(np.arange(len(references)), np.diff(self._first))

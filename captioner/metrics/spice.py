@@ -47,7 +47,8 @@ def spice(references: References, hypotheses: Hypotheses) -> CorpusScore:
                 {image: [" ".join(reference) for reference in references[image]] for image in said},
                 {image: [" ".join(hypotheses[image])] for image in said},
             )
-        except subprocess.CalledProcessError as error:
-            raise MetricUnavailableError(f"its Java program failed with code {error.returncode}") from error
+        # It also writes beside its program, and reads the answer from a file there.
+        except (subprocess.CalledProcessError, OSError, ValueError) as error:
+            raise MetricUnavailableError(f"its Java program failed: {error}") from error
         scores[said] = [graph["All"]["f"] for graph in graphs]
     return mean_score("SPICE", 100 * scores)

@@ -79,8 +79,10 @@ class ImageEncoder(nn.Module):
         if config.weights == "default":
             try:
                 encoder._load_default()
-            # No weights of this name, no way to them, or a broken copy, by torchvision's and timm's ways to say so.
-            except (RuntimeError, OSError) as error:
+            except CaptionerError:
+                raise
+            # No weights of this name, no way to them, a broken copy: errors of many types say so.
+            except Exception as error:
                 raise CaptionerError(
                     f"encoder name = {config.name!r}: no default weights to be had ({error}); name a file of them as "
                     "encoder.weights, or take 'none'"

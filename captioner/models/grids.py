@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from captioner.config import EncoderConfig
 from captioner.errors import CaptionerError
 
 _LARGEST = 2048  # input_size that a configuration may ask for
+_FINEST = 64  # grid that it may ask for
 
 
 def fit_grid(network: nn.Module, config: EncoderConfig, native_size: int) -> tuple[int, int, int]:
@@ -29,21 +31,28 @@ def fit_grid(network: nn.Module, config: EncoderConfig, native_size: int) -> tup
     """
     size = config.input_size or native_size
     feature_dim, grid = _measure(network, size)
+    if config.grid is None and grid > _FINEST:
+        raise CaptionerError(
+            f"encoder {config.name}: input_size = {size} gives a grid of {grid} x {grid}, more than {_FINEST}; lower it"
+        )
     if config.grid is None or config.grid == grid:
         return feature_dim, grid, size
-    if config.grid == 2 * grid and _dilate_last_stage(network, size):
-        feature_dim, dilated = _measure(network, size)
+    if config.grid == 2 * grid and (undo := _dilate_last_stage(network, size)):
+        dilated_dim, dilated = _try(network, size)
         if dilated == config.grid:
-            return feature_dim, dilated, size
-        # A map with an odd side has a cell less than twice what its stride leaves.
-        raise CaptionerError(
-            f"encoder {config.name}: grid = {config.grid} cannot be had from input_size = {size}, where dilation gives "
-            f"{dilated} x {dilated}; choose an input_size that 32 divides, or leave grid out"
-        )
+            return dilated_dim, dilated, size
+        if dilated:
+            # A map with an odd side has a cell less than twice what its stride leaves.
+            raise CaptionerError(
+                f"encoder {config.name}: grid = {config.grid} cannot be had from input_size = {size}, where dilation "
+                f"gives {dilated} x {dilated}; choose an input_size that 32 divides, or leave grid out"
+            )
+        # Later layers rely on the map's size.
+        undo()
     better = config.grid * round(size / grid)
     cure = "leave grid out"
     if 32 <= better <= _LARGEST:
-        finer_dim, finer = _measure(network, better)
+        finer_dim, finer = _try(network, better)
         if finer == config.grid:
             if config.input_size is None:
                 return finer_dim, finer, better
@@ -85,6 +94,14 @@ def _measure(network: nn.Module, size: int) -> tuple[int, int]:
     return channels, rows
 
 
+def _try(network: nn.Module, size: int) -> tuple[int, int]:
+    """Measure what may not be had: (0, 0) then."""
+    try:
+        return _measure(network, size)
+    except CaptionerError:
+        return 0, 0
+
+
 @torch.no_grad()
 def measure_map(network: nn.Module, size: int) -> tuple[int, int, int]:
     """Find what a network gives for an input (1, 3, size, size): channels, rows and columns.
@@ -110,7 +127,7 @@ def measure_map(network: nn.Module, size: int) -> tuple[int, int, int]:
     return shape[1], shape[2], shape[3]
 
 
-def _dilate_last_stage(network: nn.Module, size: int) -> bool:
+def _dilate_last_stage(network: nn.Module, size: int) -> Callable[[], None] | None:
     """Give the last stage stride 1, and its later convolutions holes in place of it, so the grid doubles.
 
     Every kernel then meets the same neighbours as before, at twice the density, so pretrained weights
@@ -118,8 +135,8 @@ def _dilate_last_stage(network: nn.Module, size: int) -> bool:
 
     Returns
     -------
-    bool
-        False, and nothing changed, if the last reduction is not by convolutions with an odd kernel.
+    callable or None
+        Undoes it; None, and nothing changed, if the last reduction is not by convolutions with an odd kernel.
     """
     seen: list[tuple[nn.Module, int, int]] = []
 
@@ -136,11 +153,18 @@ def _dilate_last_stage(network: nn.Module, size: int) -> bool:
     reductions = [module for module, before, after in seen if after == grid < before]
     later = [module for module, before, after in seen if before == after == grid]
     if not reductions or not all(isinstance(m, nn.Conv2d) and m.kernel_size[0] % 2 == 1 for m in reductions + later):
-        return False
+        return None
+    settings = ("stride", "dilation", "padding")
+    before = [(module, name, getattr(module, name)) for module in reductions + later for name in settings]
     for module in cast(list[nn.Conv2d], reductions):
         module.stride = (1, 1)
     for module in cast(list[nn.Conv2d], later):
         module.dilation = (2 * module.dilation[0], 2 * module.dilation[1])
         if not isinstance(module.padding, str):
             module.padding = (2 * module.padding[0], 2 * module.padding[1])
-    return True
+
+    def undo() -> None:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+    return undo

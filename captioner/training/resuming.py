@@ -10,9 +10,35 @@ import torch
 from torch import Tensor
 
 from captioner.checkpoint import load_training_state
-from captioner.checkpoint_files import TRAINING
-from captioner.errors import CheckpointError
+from captioner.checkpoint_files import TRAINING, read_config
+from captioner.errors import CaptionerError, CheckpointError
 from captioner.models.weights import is_finite
+
+
+def refuse_other_data(checkpoint: Path, digest: str, root: str) -> None:
+    """Refuse to go on with a run on other train photos or captions than it began with: epochs would not be whole.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        Whose notes may tell the digest of its data; those of a run older than that do not.
+    digest : str
+        Of the data there is now.
+    root : str
+        Where that lies.
+
+    Raises
+    ------
+    CaptionerError
+        If it is another.
+    """
+    notes = read_config(checkpoint).get("notes")
+    began = notes.get("data") if isinstance(notes, dict) else None
+    if began not in (None, digest):
+        raise CaptionerError(
+            f"{root}: the train photos or their captions are others than {checkpoint.parent} was begun with; put those "
+            "back, or begin a new run with another --output"
+        )
 
 
 def put_back(checkpoint: Path, parts: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:

@@ -217,6 +217,7 @@ def test_names_that_are_no_text_can_be_listed_and_streamed(photos: Path, tiny: P
         (["{photos}", "--output", "{photos}/photo0.jpg/out.jsonl"], "cannot be written"),
         (["{photos}", "--errors", "{tmp}/no/errors.jsonl"], "there is no folder"),
         (["{photos}", "--device", "nowhere"], "device = 'nowhere' cannot be used"),
+        (["{photos}", "--device", "meta"], "device = 'meta' cannot be used (of this kind none is supported); try cpu"),
         (["{photos}", "--context", "argmax"], "context = 'argmax' needs a model with hard attention"),
         (["{photos}", "--seed", "-1"], "seed = -1"),
     ],

@@ -61,3 +61,19 @@ def test_spice_scores_go_to_their_images(monkeypatch: pytest.MonkeyPatch, tmp_pa
     score = spice([[["a", "dog"], ["dog"]], [["x"]], [["two", "cats"]]], [["dog"], [], ["cats"]])
     assert score.per_image == pytest.approx([20, 0, 40])
     assert score.value == pytest.approx(20)
+
+
+@pytest.mark.parametrize("error", [PermissionError("tmp"), ValueError("no JSON")])
+def test_spice_that_cannot_work_costs_no_other_metric(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    class Stand:
+        def compute_score(self, gts: object, res: object) -> None:
+            raise error
+
+    fake_java(tmp_path, "exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(spice_room, "_MODELS", [])
+    monkeypatch.setattr(spice_room, "Spice", Stand)
+    with pytest.raises(MetricUnavailableError, match=f"^its Java program failed: {error}$"):
+        spice([[["a", "dog"]]], [["dog"]])

@@ -108,6 +108,19 @@ def test_a_grid_that_cannot_be_had_is_refused_with_the_cure() -> None:
         _on_meta(EncoderConfig("resnet18", weights="none", grid=10, input_size=224))
 
 
+def test_a_network_that_takes_no_dilation_has_its_finer_grid_by_input_size() -> None:
+    # It joins maps of several sizes, each of which it knows beforehand.
+    encoder = _on_meta(EncoderConfig("timm:hrnet_w18_small", weights="none", grid=14))
+    assert (encoder.grid, encoder.preprocessing.input_size) == (14, 448)
+    with pytest.raises(CaptionerError, match=r"grid = 16 cannot be had from input_size = 299, which gives 8 x 8"):
+        _on_meta(EncoderConfig("inception_v3", weights="none", grid=16))
+
+
+def test_an_input_that_gives_too_fine_a_grid_is_refused_by_its_own_name() -> None:
+    with pytest.raises(CaptionerError, match="input_size = 1056 gives a grid of 66 x 66, more than 64; lower it"):
+        _on_meta(EncoderConfig("vgg11", weights="none", input_size=1056))
+
+
 @pytest.mark.parametrize(("name", "size", "grid"), [("efficientnet_lite2", None, 18), ("resnet50", 300, 20)])
 def test_dilation_that_gives_a_cell_less_is_refused(name: str, size: int | None, grid: int) -> None:
     with pytest.raises(CaptionerError, match=rf"grid = {grid} cannot be had .* dilation gives {grid - 1} x {grid - 1}"):
@@ -124,6 +137,16 @@ def test_a_cure_that_would_not_help_is_not_named() -> None:
 def test_unknown_and_unfit_networks_are_refused(name: str) -> None:
     with pytest.raises(CaptionerError, match="encoder name"):
         _on_meta(EncoderConfig(name, weights="none"))
+
+
+def test_default_weights_that_are_broken_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    for content in (b"", b"<html>not found</html>"):
+        (tmp_path / "checkpoints" / name).write_bytes(content)
+        with pytest.raises(CaptionerError, match=r"encoder name = 'resnet18': no default weights to be had"):
+            ImageEncoder.pretrained(EncoderConfig("resnet18", input_size=64))
 
 
 def test_a_network_without_weights_of_its_own_is_told() -> None:

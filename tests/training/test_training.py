@@ -188,6 +188,22 @@ def test_a_run_is_neither_overwritten_nor_resumed_under_another_recipe(workplace
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("change", ["caption", "photo"])
+def test_a_run_does_not_go_on_with_other_data(workplace: Path, change: str) -> None:
+    write_recipe(workplace, epochs=1, extra='features = "computed"', views="1")
+    finish(start(workplace, "run"))
+    finish(start(workplace, "run", "--resume"))
+    data = workplace / "flickr8k"
+    if change == "caption":
+        captions = data / "Flickr8k.token.txt"
+        captions.write_text(captions.read_text().replace("photo3.jpg#0\tA girl", "photo3.jpg#0\tA cat"))
+    else:
+        (data / "images" / "photo3.jpg").unlink()
+    again = start(workplace, "run", "--resume")
+    assert "others than run was begun with; put those back, or begin a new run" in again.communicate()[0]
+    assert again.returncode == 1
+
+
 def test_the_best_model_and_the_log_outlive_the_last_checkpoint(workplace: Path) -> None:
     write_recipe(workplace, epochs=1)
     finish(start(workplace, "run"))
@@ -287,6 +303,18 @@ def test_what_is_kept_as_best_is_the_average_of_the_weights(workplace: Path, mon
     assert best[names[2]].numpy().tobytes() == seen[0][names[2]].half().float().numpy().tobytes()
     for name in names[:2]:
         assert float((best[name] - last[name]).abs().max()) > 1e-3
+
+
+def test_memory_that_is_not_to_be_had_ends_in_a_line(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipe(workplace, epochs=1)
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
+    monkeypatch.setattr(Trainer, "_step", lambda *_: torch.empty(2**60))
+    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "train.py: out of memory; lower images_per_batch or raise accumulate under [train]"
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
