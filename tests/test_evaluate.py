@@ -142,6 +142,35 @@ def test_the_same_thing_twice_is_measured_once(recipe: Path, capsys: pytest.Capt
 
 
 @no_java
+def test_several_splits_are_one_and_copies_of_train_captions_are_counted(
+    recipe: Path, flickr_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--data", str(recipe), "--device", "cpu", "--beam", "1"]
+    assert evaluate.main([*options, "--output", str(tmp_path / "dev")]) == 0
+    dev = tmp_path / "dev" / "flickr8k-soft-beam-1-recipe-dev-coco.json"
+    said = Evaluation.load(dev).photos[0].caption
+    tokens = flickr_folder / "Flickr8k.token.txt"
+    tokens.write_text(re.sub(r"(?m)^(photo7.jpg#2\t).*$", rf"\1{said.capitalize()} .", tokens.read_text()))
+    assert evaluate.main([*options, "--split", "train", "dev", "--output", str(tmp_path / "both")]) == 0
+    both = Evaluation.load(tmp_path / "both" / "flickr8k-soft-beam-1-recipe-train-dev-coco.json")
+    assert both.settings["split"] == "train+dev"
+    assert [photo.name for photo in both.photos] == [f"photo{number}.jpg" for number in range(30)]
+    captions = [photo.caption.split() for photo in both.photos]
+    lengths, words = [len(caption) for caption in captions], [word for caption in captions for word in caption]
+    assert both.style["captions: copied from train"] == pytest.approx(100 * captions.count(said.split()) / 30)
+    assert both.style["captions: copied from train"] > 0
+    assert both.style["captions: words"] == pytest.approx(sum(lengths) / 30)
+    assert both.style["captions: distinct words"] == pytest.approx(100 * len(set(words)) / len(words))
+    assert both.style["captions: different ones"] == pytest.approx(100 * len(set(map(tuple, captions))) / 30)
+    # A page shows where the first one looks, whose model must be at hand.
+    (tmp_path / "dev" / "report-coco.html").unlink()
+    tokens.write_text(re.sub(r"(?m)^(photo7.jpg#2\t).*$", r"\1A dog .", tokens.read_text()))
+    assert evaluate.main([str(dev), str(HARD), *options, "--output", str(tmp_path / "dev")]) == 0
+    assert "no page: it shows where flickr8k-soft, beam 1 looks, whose model is not among those named" in caplog.text
+    assert not (tmp_path / "dev" / "report-coco.html").exists()
+
+
+@no_java
 def test_attention_is_measured_on_request(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(recipe), "--device", "cpu", "--beam", "1"]
     assert evaluate.main([*options, "--attention"]) == 0
