@@ -83,6 +83,22 @@ def test_the_address_holds_the_settings(page: Page, browser: Browser, server: st
         assert (over[..., 0] > over[..., 2] + 60).any()  # yellow, at the top of the map
 
 
+def test_captions_are_found_as_the_address_says(browser: Browser, server: str, model: Captioner) -> None:
+    hard = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu")
+    for captioner, options, address in (
+        (model, DecodingOptions(beam_size=5, max_length=6), "beam=5&length=6"),
+        (hard, DecodingOptions(beam_size=1), "model=Hard+attention&sight=All+cells&beam=1"),
+    ):
+        expected = captioner.caption(EXAMPLES / "photographer.jpg", options)
+        assert len(expected.alternatives) == options.beam_size - 1
+        with opened(browser, f"{server}/?{address}") as page:
+            page.get_by_role("button", name="Photographer").click()
+            expect_caption(page, expected)
+            details = page.get_by_role("complementary", name="Details")
+            for other in expected.alternatives:
+                expect(details.get_by_role("button", name=re.compile(f"^{other.text} -"))).to_be_visible()
+
+
 def test_heat_maps_are_drawn_as_the_address_says(browser: Browser, server: str, photographer: Caption) -> None:
     rows, columns = photographer.attention.shape[1:]
     with opened(browser, f"{server}/?map=Grey&opacity=0.5&smooth=false&scale=Each+word") as page:

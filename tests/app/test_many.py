@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import streamlit
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -286,6 +287,22 @@ def test_photos_have_rows_and_failures_a_table(at: AppTest) -> None:
     ((name, reason),) = at.table[0].value.to_numpy().tolist()
     assert name == r"\[a\]\(b\) \<b\>\_c\_\.jpg"
     assert reason.startswith("not an image")
+
+
+def test_captions_can_be_taken_away_once_all_are_there(at: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Album.caption_some
+
+    def one_step(album: Album, model: Captioner, task: Task) -> None:
+        step(album, model, task)
+        streamlit.stop()
+
+    monkeypatch.setattr(Album, "caption_some", one_step)
+    at.file_uploader[0].set_value([(f"{n}.jpg", jpeg(n), "image/jpeg") for n in range(CHUNK + 1)]).run()
+    shown = []
+    for _ in range(2):
+        at.run()
+        shown.append([button.proto.disabled for button in at.get("download_button")])
+    assert shown == [[True] * 3, [False] * 3]
 
 
 def test_another_model_captions_anew_and_the_first_ones_captions_are_still_there(at: AppTest) -> None:

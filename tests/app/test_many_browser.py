@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
-from tests.app.browsing import settle, wait_for_caption, wait_for_pictures, words
+from tests.app.browsing import settle, visit, wait_for_caption, wait_for_pictures, words
 from tests.conftest import EXAMPLES, noise_photo
 
 BROKEN = "[a](b) <b>_c_.jpg"
@@ -100,12 +100,12 @@ def test_where_it_looked_opens_the_photo_and_the_way_back_keeps_the_rest(many: P
         expect(cells(many)).to_have_count(2)
 
 
-def test_where_it_looked_is_told_of_the_caption_in_the_grid(page: Page) -> None:
+def test_where_it_looked_is_told_of_the_caption_in_the_grid(page: Page, server: str) -> None:
+    # Whatever had been chosen for a caption before.
+    chosen = "words=Draw&temperature=2.0&beam=10&length=5&model=Hard+attention&sight=All+cells"
+    visit(page, f"{server}/?{chosen}")
     page.get_by_role("button", name="Cat").click()
     wait_for_caption(page)
-    page.get_by_role("radio", name="Hard attention").click()
-    expect(page).to_have_url(re.compile("model=Hard"))
-    settle(page)
     open_page(page, "Many images")
     expect(page.get_by_role("heading", name="Many images")).to_be_visible()
     expect(page.get_by_role("toolbar", name="Words of the caption")).to_be_hidden()
@@ -117,6 +117,11 @@ def test_where_it_looked_is_told_of_the_caption_in_the_grid(page: Page) -> None:
     expect(page.locator('.stage[data-photo="photographer.jpg"] img')).to_be_visible()
     expect(page.get_by_role("radio", name="Soft attention")).to_be_checked()
     assert " ".join(words(page).all_text_contents()) == said
+    assert len(said.split()) > 5
+    page.get_by_role("button", name="Words", exact=True).click()
+    for name, value in (("Captions kept", "3"), ("Temperature", "1"), ("Most words", "20")):
+        expect(page.get_by_role("slider", name=name)).to_have_value(value)
+    expect(page.get_by_role("radio", name="Likeliest cell")).to_be_checked()
 
 
 def test_a_visitor_can_leave_while_it_runs_and_finds_it_going_on(many: Page, folder: Path) -> None:
@@ -124,7 +129,6 @@ def test_a_visitor_can_leave_while_it_runs_and_finds_it_going_on(many: Page, fol
         noise_photo(seed).save(folder / f"{seed}.jpg")
     upload_folder(many, folder)
     expect(cells(many)).to_have_count(24)  # a full page: photos to come bring no picture that could be left on its way
-    expect(many.get_by_role("button", name="CSV")).to_be_disabled()
     open_page(many, "About the model")
     expect(many.get_by_role("heading", name="Many images")).to_be_hidden()
     open_page(many, "Many images")
