@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from captioner.config import DecoderConfig, EncoderConfig, ModelConfig
+from captioner.data.annotations import DATA_VARIABLE
 from captioner.data.dataset import Batch, Totals
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import Captioner
@@ -83,6 +85,13 @@ def whole_batch(features: torch.Tensor, tokens: torch.Tensor, pad: int = 0) -> B
     real = tokens[:, :, 1:] != pad
     totals = Totals(len(tokens), int(real.any(2).sum()), int(real.sum()))
     return Batch(features, tokens, totals, tuple(range(len(tokens))))
+
+
+def needs_data(folder: str) -> pytest.MarkDecorator:
+    """Skip a test where this folder of real data is not at hand."""
+    place = os.environ.get(DATA_VARIABLE)
+    absent = place is None or not Path(place, folder).is_dir()
+    return pytest.mark.skipif(absent, reason=f"real data: set {DATA_VARIABLE} to the folder that holds {folder}/")
 
 
 def noise_photo(seed: int, width: int = 80, height: int = 60) -> Image.Image:

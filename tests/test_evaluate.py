@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -10,11 +9,10 @@ import pytest
 
 import evaluate
 from captioner.checkpoint_files import BUNDLED
-from captioner.data.annotations import DATA_VARIABLE
 from captioner.evaluation.results import Evaluation
+from tests.conftest import needs_data
 
 HARD = BUNDLED.with_name("flickr8k-hard")
-needs_data = pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
 no_java = pytest.mark.usefixtures("no_java")
 
 
@@ -241,7 +239,7 @@ def test_what_is_wrong_with_the_data_is_said(
     assert len(error.splitlines()) == 1
 
 
-@needs_data
+@needs_data("flickr8k")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "at_least"), [("soft", 25.5), ("hard", 25.3)])
 def test_the_bundled_models_score_what_the_readme_says(
@@ -281,7 +279,7 @@ def test_photos_to_train_on_are_not_needed(
     assert "copied from train" not in printed  # which would be of nothing, and not 0 %
 
 
-@needs_data
+@needs_data("coco-mini")
 @no_java
 def test_attention_lies_on_the_objects_of_coco(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     recipe = tmp_path / "mini.toml"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,10 +7,11 @@ from pathlib import Path
 import pytest
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from captioner.data.annotations import DATA_VARIABLE, list_split
+from captioner.data.annotations import list_split
 from captioner.errors import CheckpointError
 from captioner.recipe import DataConfig
 from captioner.vocabulary import Vocabulary, detokenize, tokenize
+from tests.conftest import needs_data
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_tokenize(text: str, words: list[str]) -> None:
     assert tokenize(text) == words
 
 
-@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+@needs_data("flickr8k")
 @pytest.mark.skipif(shutil.which("java") is None, reason="coco-caption's tokenizer is a Java program; there is no Java")
 def test_words_are_those_of_coco_caption() -> None:
     captions = [caption for image in list_split(DataConfig("flickr8k"), "dev") for caption in image.captions]

@@ -25,7 +25,7 @@ from captioner.config import DecodingOptions
 from captioner.data.annotations import DATA_VARIABLE
 from captioner.pipeline import Captioner
 from tests.batch.conftest import Caption, names, rows
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, needs_data
 
 Output = pytest.CaptureFixture[str]
 
@@ -380,7 +380,7 @@ def test_an_engine_that_is_not_installed_is_named(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+@needs_data("coco-mini")
 def test_the_coco_photos(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     assert main(["caption", f"{os.environ[DATA_VARIABLE]}/coco-mini/val2017", "--output", str(output)]) == 0

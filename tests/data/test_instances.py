@@ -13,11 +13,9 @@ from captioner.data.instances import category_words, instances_beside, named_cat
 from captioner.errors import DatasetError
 from captioner.recipe import DataConfig
 from captioner.vocabulary import tokenize
+from tests.conftest import needs_data
 
 DATA = Path(os.environ.get(DATA_VARIABLE, "")) / "coco-mini"
-real_data = pytest.mark.skipif(
-    not (DATA_VARIABLE in os.environ and DATA.is_dir()), reason=f"real data: set {DATA_VARIABLE} to its folder"
-)
 
 SQUARE = [[2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]]
 # Down the columns: 3 free, 2 covered, the rest of 10 x 8 free.
@@ -129,7 +127,7 @@ def test_instances_are_found_beside_the_captions(tmp_path: Path) -> None:
     assert instances_beside(DataConfig(root=str(tmp_path), format="csv"), "dev") is None
 
 
-@real_data
+@needs_data("coco-mini")
 def test_masks_of_real_photos_are_as_large_as_coco_says() -> None:
     config = DataConfig(root=str(DATA), format="coco")
     path = instances_beside(config, "dev")

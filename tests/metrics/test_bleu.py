@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 
-from captioner.data.annotations import DATA_VARIABLE, read_split
+from captioner.data.annotations import read_split
 from captioner.metrics.bleu import BleuReward, bleu
 from captioner.recipe import DataConfig
 from captioner.vocabulary import tokenize
+from tests.conftest import needs_data
 
 
 def _nltk(references: list[list[list[str]]], hypotheses: list[list[str]]) -> list[float]:
@@ -69,7 +68,7 @@ def test_the_reward_of_a_short_caption_worked_out_by_hand() -> None:
     assert found == pytest.approx(np.array([[np.exp(-1), 0]]))
 
 
-@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"real data: set {DATA_VARIABLE} to its folder")
+@needs_data("flickr8k")
 def test_equals_another_implementation_on_people() -> None:
     images = read_split(DataConfig("flickr8k"), "dev")
     words = [[tokenize(caption) for caption in image.captions] for image in images]

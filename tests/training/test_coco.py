@@ -16,13 +16,11 @@ from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import read_config
 from captioner.data.annotations import DATA_VARIABLE
 from captioner.recipe import Recipe
+from tests.conftest import needs_data
 from tests.training.runs import ROOT
 from tests.training.test_training import metrics
 
 DATA = Path(os.environ.get(DATA_VARIABLE, "")) / "coco-mini"
-real_data = pytest.mark.skipif(
-    not (DATA_VARIABLE in os.environ and DATA.is_dir()), reason=f"real data: set {DATA_VARIABLE} to its folder"
-)
 # No weights, for the library's are a download; the smallest of the ResNets.
 SMALLER = {
     "root": '"coco-mini"',
@@ -62,7 +60,7 @@ def run(folder: Path, name: str) -> Recipe:
     return recipe
 
 
-@real_data
+@needs_data("coco-mini")
 def test_soft_attention_from_the_files_to_the_score(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut_down(workplace, "coco-soft")
     assert cli.main(["data", "check", "recipes/coco-soft.toml"]) == 0
@@ -88,7 +86,7 @@ def test_soft_attention_from_the_files_to_the_score(workplace: Path, capsys: pyt
         assert re.search(r"(?m)^METEOR +\d+\.\d\d ± ", scores)
 
 
-@real_data
+@needs_data("coco-mini")
 def test_hard_attention_and_self_critical_training_from_it(workplace: Path) -> None:
     run(workplace, "coco-hard")
     recipe = run(workplace, "coco-hard-scst")
