@@ -79,16 +79,9 @@ def test_an_absent_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocabulary.json"])
-@pytest.mark.parametrize("damage", ["absent", "cut", "empty"])
-def test_a_damaged_part_is_named(
-    tmp_path: Path, tiny_model: ShowAttendTell, vocabulary: Vocabulary, name: str, damage: str
-) -> None:
+def test_an_absent_part_is_named(tmp_path: Path, tiny_model: ShowAttendTell, vocabulary: Vocabulary, name: str) -> None:
     save_checkpoint(tmp_path / "c", tiny_model, vocabulary)
-    path = tmp_path / "c" / name
-    content = path.read_bytes()
-    path.unlink()
-    if damage != "absent":
-        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    (tmp_path / "c" / name).unlink()
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         load_checkpoint(tmp_path / "c")
 

@@ -16,12 +16,6 @@ from captioner import doctor
 from captioner.cli import main
 
 
-def test_wrong_usage_is_exit_code_2() -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["caption"])
-    assert caught.value.code == 2
-
-
 @pytest.mark.parametrize("command", [[], ["app"]])
 def test_help_does_not_load_torch(command: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "captioner", *command, "--help"]

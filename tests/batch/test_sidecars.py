@@ -41,13 +41,6 @@ def test_two_photos_of_one_stem_collide(photos: Path, caption: Caption, capsys: 
         assert f"{captioned} captioned" in errors
 
 
-def test_an_output_makes_no_sense_with_text_files(photos: Path, caption: Caption, capsys: Output) -> None:
-    with pytest.raises(SystemExit) as caught:
-        caption(photos, "--format", "txt", "--output", "out.txt")
-    assert caught.value.code == 2
-    assert "argument --output: --format txt" in capsys.readouterr().err
-
-
 def test_a_photo_named_like_a_text_file_is_not_written_over(photos: Path, caption: Caption, capsys: Output) -> None:
     photo = (photos / "photo0.jpg").rename(photos / "photo0.txt")
     before = photo.read_bytes()

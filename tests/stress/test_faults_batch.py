@@ -183,7 +183,6 @@ def test_a_run_killed_right_after_a_row_has_it(tmp_path: Path, tiny: Path, effor
         with journal.open("ab") as file:
             file.write(b'{"image": "' + b"x" * kill)
     assert count < total, "all was done before the kills"
-    assert main(["caption", str(folder / "photos"), "--limit", "1", "--output", str(tmp_path / "x"), "--dry-run"]) == 0
     finish(folder, tiny, *KINDS["csv"], "--limit", str(count + 1))
     assert len(set(names(journal))) == len(names(journal)) == count + 1
     tally(f"batch captioning killed -9 right after a row, its line torn: {kills} of {kills} runs went on")

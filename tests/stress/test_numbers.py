@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ from captioner.errors import CaptionerError
 from captioner.models.decoder import AttentionDecoder
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.pipeline import Caption, Captioner
-from captioner.recipe import HardAttentionConfig, Recipe, SelfCriticalConfig
+from captioner.recipe import DataConfig, HardAttentionConfig, Recipe, SelfCriticalConfig, TrainConfig
 from captioner.sight import Sight
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.hard_attention import HardAttention
@@ -125,27 +125,25 @@ def test_every_number_of_a_recipe_and_of_decoding_is_taken_or_refused(
         "-0.0",
     ]
     sections = {
-        "data": ("min_count", "max_length", "crop", "views"),
-        "encoder": ("grid", "input_size"),
-        "decoder": ("embedding_dim", "dropout", "feature_dropout"),
-        "train": (
-            "epochs",
-            "learning_rate",
-            "warmup",
-            "weight_decay",
-            "clip_norm",
-            "doubly_stochastic",
-            "patience",
-            "seed",
-        ),
-        "train.hard_attention": ("reinforce", "entropy", "baseline_decay", "sampling", "sampling_warmup"),
-        "train.self_critical": ("samples",),
-        "decoding": ("beam_size", "max_length", "length_penalty", "seed", "top_words", "temperature"),
+        "data": DataConfig,
+        "encoder": EncoderConfig,
+        "decoder": DecoderConfig,
+        "train": TrainConfig,
+        "train.hard_attention": HardAttentionConfig,
+        "train.self_critical": SelfCriticalConfig,
+        "decoding": DecodingOptions,
     }
     ends: Counter[str] = Counter()
     path = tmp_path / "odd.toml"
-    for section, names in sections.items():
-        for name, value in itertools.product(names, values):
+    numbers = {
+        (section, name)
+        for section, settings in sections.items()
+        for name, kind in get_type_hints(settings).items()
+        if {int, float}.intersection({kind, *get_args(kind)})
+    }
+    assert len(numbers) > 30
+    for section, name in sorted(numbers):
+        for value in values:
             begin = {"data": 'root = "x"\n', "encoder": 'name = "resnet18"\n'}
             lines = {key: begin.get(key, "") for key in ("data", "encoder", section)}
             lines[section] += f"{name} = {value}\n"
