@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import random
 import resource
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from captioner.errors import CaptionerError
+
+NONE: Any = []
+TABLE: Any = {}
 
 
 def mutant(content: bytes, draw: random.Random) -> bytes:
@@ -56,3 +61,16 @@ def memory_limit(room: int = 1 << 30) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def set_in(values: Any, *path: Any) -> Any:
+    """A copy with the value at the end of the path put where the rest of it leads; None takes the entry out."""
+    *keys, last, value = path
+    changed = place = copy.deepcopy(values)
+    for key in keys:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return changed

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import tqdm.std
 
+from tests.conftest import noise_photo
 from tests.training.runs import ROOT, Run
 
 NOBODY = 65534
@@ -140,3 +141,18 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def lay_out(folder: Path, photos: int) -> Path:
+    """A folder to run in, with photos in it and a folder for the output."""
+    (folder / "photos").mkdir(parents=True)
+    (folder / "out").mkdir()
+    store = folder.parent / "store"
+    store.mkdir(exist_ok=True)
+    for index in range(photos):
+        original = store / f"{index % 5}.jpg"
+        if not original.exists():
+            noise_photo(index % 5).save(original)
+            os.utime(original, (2**31, 2**31))  # after now, of which nothing is to depend
+        os.link(original, folder / "photos" / f"photo{index}.jpg")
+    return folder

@@ -222,3 +222,9 @@ def _interlaced(png: bytes) -> bytes:
                 rows += bytes(image.getpixel((x, y)))  # type: ignore[arg-type]
     header = struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 1)
     return png[:8] + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(rows))) + chunk(b"IEND", b"")
+
+
+def exif_block(orientation: int, entries: tuple[bytes, ...] = ()) -> bytes:
+    """Lay out an EXIF block by hand, with whatever else it is to hold."""
+    found = [struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0), *entries]
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(found)) + b"".join(found) + bytes(4)
