@@ -28,12 +28,14 @@ def existing(folder: Path) -> Path:
     Raises
     ------
     CheckpointError
-        If there is none, or something else than files is in it.
+        If there is none, or something else than files is in it, or it is the folder of a run that holds one.
     """
     if not is_folder(folder) and is_folder(previous(folder)):
         folder = previous(folder)
     if not is_folder(folder):
         raise CheckpointError(f"{folder}: no checkpoint there; give a folder that holds {CONFIG}, as training writes")
+    if not exists(folder / CONFIG) and exists(folder / "best" / CONFIG):
+        raise CheckpointError(f"{folder}: the folder of a run; name the model in it, {folder / 'best'}")
     for path in (folder / name for name in (CONFIG, WEIGHTS, VOCABULARY, TRAINING)):
         if exists(path) and not is_file(path):
             raise CheckpointError(f"{path}: not a file; get a whole copy of the checkpoint")

@@ -76,7 +76,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from captioner.data.check import check_data
     from captioner.recipe import Recipe
 
-    report = check_data(Recipe.read(arguments.recipe).data)
+    recipe = Recipe.read(arguments.recipe)
+    report = check_data(recipe.data, Path(recipe.train.start) if recipe.train.start else None)
     with standard_output():
         # Names of photos need not be text.
         print(printable(str(report)))

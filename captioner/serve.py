@@ -9,7 +9,7 @@ import signal
 import socket
 from pathlib import Path
 
-from captioner.checkpoint_files import BUNDLED, CONFIG, VOCABULARY, WEIGHTS, existing
+from captioner.checkpoint_files import BUNDLED, CONFIG, VOCABULARY, WEIGHTS, existing, previous
 from captioner.ending import exit_code
 from captioner.errors import CaptionerError, CheckpointError
 
@@ -80,11 +80,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _check_checkpoint(folder: Path) -> None:
     """Refuse what is no whole checkpoint, without the seconds it would take to load it."""
-    try:
+    absent = [CONFIG]
+    if folder.is_dir() or previous(folder).is_dir():
         found = existing(folder)
         absent = [name for name in (CONFIG, WEIGHTS, VOCABULARY) if not (found / name).is_file()]
-    except CheckpointError:
-        absent = [CONFIG]
     if absent:
         # Training writes runs/NAME/best for recipes/NAME.toml.
         recipe = folder.resolve().parent.name
@@ -92,7 +91,7 @@ def _check_checkpoint(folder: Path) -> None:
             recipe = "flickr8k-soft"
         raise CheckpointError(
             f"{folder}: no whole checkpoint, {' and '.join(absent)} absent; "
-            f"this makes one in runs/{recipe}/best: python train.py recipes/{recipe}.toml"
+            f"this makes one in runs/{recipe}/best: .venv/bin/python train.py recipes/{recipe}.toml"
         )
 
 

@@ -50,7 +50,15 @@ def test_without_a_checkpoint_the_command_that_makes_one_is_told(
 ) -> None:
     said = refusal(capsys, "--checkpoint", str(tmp_path / folder))
     assert f"{tmp_path / folder}: " in said
-    assert said.endswith(f": python train.py recipes/{recipe}.toml\n")
+    assert said.endswith(f": .venv/bin/python train.py recipes/{recipe}.toml\n")
+
+
+def test_of_a_run_its_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(BUNDLED, tmp_path / "mine" / "best")
+    for command in (["app", "--checkpoint"], ["info"], ["caption", str(tmp_path), "--checkpoint"]):
+        assert main([*command, str(tmp_path / "mine")]) == 1
+        said = capsys.readouterr().err
+        assert said == f"captioner: {tmp_path}/mine: the folder of a run; name the model in it, {tmp_path}/mine/best\n"
 
 
 def test_half_a_checkpoint_is_none(tmp_path: Path, port: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from captioner.checkpoint_files import VOCABULARY, existing
 from captioner.data.annotations import CaptionedImage, data_root, list_split
 from captioner.errors import ImageReadError, MissingSplitError
 from captioner.images import load_image
-from captioner.paths import is_file
+from captioner.paths import is_file, is_folder
 from captioner.prefetch import map_ahead
 from captioner.progress import Bar
 from captioner.recipe import DataConfig
@@ -69,6 +70,8 @@ class DataReport:
         Of every photo in several splits, by path or with the same bytes, its path in each.
     vocabulary_size : int
         Special words included.
+    start : Path, optional
+        The model that training starts from, whose words these are.
     """
 
     config: DataConfig
@@ -76,6 +79,7 @@ class DataReport:
     lacking: dict[str, str]
     shared: list[dict[str, str]]
     vocabulary_size: int
+    start: Path | None = None
 
     @property
     def problems(self) -> list[str]:
@@ -114,13 +118,14 @@ class DataReport:
             ("words in vocabulary", [f"{split.covered:.2%}" for split in splits]),
         ]
         words = self.vocabulary_size - len(Vocabulary([]))
+        origin = f"with a count of at least {config.min_count} in train, and" if self.start is None else "and"
+        known = "" if self.start is None else f", of {self.start}, which training starts from"
         lines = [
             f"{config.root} ({config.format})",
             "",
             *(f"{label:<27}" + "".join(f"{value:>18}" for value in values) for label, values in rows),
             "",
-            f"vocabulary: {words:,} words with a count of at least {config.min_count} in train, and "
-            f"{self.vocabulary_size - words} special ones",
+            f"vocabulary: {words:,} words {origin} {self.vocabulary_size - words} special ones{known}",
             *self.lacking.values(),
             "",
             "caption lengths in words",
@@ -130,15 +135,25 @@ class DataReport:
         return "\n".join(lines + ([f"wrong  {problem}" for problem in self.problems] or ["nothing wrong"]))
 
 
-def check_data(config: DataConfig) -> DataReport:
+def check_data(config: DataConfig, start: Path | None = None) -> DataReport:
     """Read every split, decode every photo, count every word; shows progress bars.
+
+    Parameters
+    ----------
+    config : DataConfig
+    start : Path, optional
+        Checkpoint whose words training keeps; one that is yet to be trained says nothing of them.
 
     Raises
     ------
     DatasetError
         If a file is absent or malformed, or there is no `train` or `dev` split.
+    CheckpointError
+        If the checkpoint's words cannot be read.
     """
     root = data_root(config)
+    start = start if start is not None and is_folder(start) else None
+    known = Vocabulary.load(existing(start) / VOCABULARY) if start is not None else None
     listed: dict[str, list[CaptionedImage]] = {}
     lacking: dict[str, str] = {}
     for split in _SPLITS:
@@ -151,7 +166,7 @@ def check_data(config: DataConfig) -> DataReport:
     photos = _look_at(image.path for images in listed.values() for image in images)
     present = {split: [i for i in images if photos[i.path] is not None] for split, images in listed.items()}
     counted = {split: _count_words(images, split) for split, images in present.items()}
-    vocabulary = Vocabulary.from_counts(counted["train"][1], config.min_count)
+    vocabulary = known or Vocabulary.from_counts(counted["train"][1], config.min_count)
     reports = {}
     for split, images in listed.items():
         lengths, words = counted[split]
@@ -164,7 +179,7 @@ def check_data(config: DataConfig) -> DataReport:
             absent=[_relative(path, root) for path, photo in seen.items() if photo is None],
             unreadable=[photo for photo in seen.values() if isinstance(photo, str)],
         )
-    return DataReport(config, reports, lacking, _shared(listed, photos, root), len(vocabulary))
+    return DataReport(config, reports, lacking, _shared(listed, photos, root), len(vocabulary), start)
 
 
 def _count_words(images: list[CaptionedImage], split: str) -> tuple[Counter[int], Counter[str]]:

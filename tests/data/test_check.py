@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from captioner.checkpoint_files import BUNDLED
+from captioner.cli import main
 from captioner.data.annotations import DATA_VARIABLE, read_split
 from captioner.data.check import DataReport, check_data
 from captioner.errors import DatasetError, MissingSplitError
@@ -99,6 +102,21 @@ def test_the_vocabulary_is_the_one_training_builds(flickr_folder: Path) -> None:
     config = DataConfig(str(flickr_folder), min_count=30)
     captions = [caption for image in read_split(config, "train") for caption in image.captions]
     assert check_data(config).vocabulary_size == len(Vocabulary.build(captions, 30))
+
+
+def test_a_start_brings_its_own_words(flickr_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    text = f'[data]\nroot = "{flickr_folder}"\nmin_count = 1000\n[encoder]\nname = "resnet18"\n[train]\nstart = "%s"\n'
+    recipe.write_text(text % BUNDLED)
+    assert main(["data", "check", str(recipe)]) == 0
+    printed = capsys.readouterr().out
+    assert f"vocabulary: 2,536 words and 4 special ones, of {BUNDLED}, which training starts from" in printed
+    covered, _ = re.findall(r"([\d.]+)%", next(line for line in printed.splitlines() if "words in voc" in line))
+    assert 90 < float(covered) <= 100
+    # One that is yet to be trained says nothing of them.
+    recipe.write_text(text % (tmp_path / "runs" / "first" / "best"))
+    assert main(["data", "check", str(recipe)]) == 3
+    assert "wrong  train: no word has a count of 1000; lower data.min_count" in capsys.readouterr().out
 
 
 def test_a_photo_in_two_splits_is_found_by_its_path_and_by_its_bytes(root: Path, tmp_path: Path) -> None:
