@@ -90,7 +90,7 @@ def _info(arguments: argparse.Namespace) -> int:
     found = {"Checkpoint": str(arguments.checkpoint), **facts(arguments.checkpoint)}
     past = history(arguments.checkpoint)
     found |= {"Training": past.account or "nothing is told of it"}
-    found |= {f"{name} on dev": f"{value:.2f}" for name, value in past.scores.items()}
+    found |= {f"{name} on dev, while training": f"{value:.2f}" for name, value in past.scores.items()}
     width = max(map(len, found))
     with standard_output() as out:
         for name, value in found.items():

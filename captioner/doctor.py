@@ -17,11 +17,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from captioner.checkpoint_files import BUNDLED
-from captioner.errors import CaptionerError
+from captioner.errors import PIP, CaptionerError
 from captioner.version import VERSION
 
 _PHOTO = (640, 480)
 _TIMES = 5
+_CURE = f"{PIP} -r requirements.txt"
 _UNITS = ("amx_bf16", "avx512_bf16", "avx512_f", "avx2", "bf16", "neon")
 
 
@@ -58,7 +59,7 @@ def _packages() -> Iterator[Finding]:
     try:
         requirements = metadata.requires("captioner") or []
     except metadata.PackageNotFoundError:
-        yield Finding("WRONG", "captioner: not installed, so what it needs is not known; pip install -e .")
+        yield Finding("WRONG", f"captioner: not installed, so what it needs is not known; {PIP} -e .")
         return
     for line in requirements:
         needed = Requirement(line)
@@ -67,14 +68,12 @@ def _packages() -> Iterator[Finding]:
         try:
             version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
-            yield Finding("WRONG", f"{needed.name}: not installed; pip install -r requirements.txt")
+            yield Finding("WRONG", f"{needed.name}: not installed; {_CURE}")
             continue
         if needed.specifier.contains(version, prereleases=True):
             yield Finding("ok", f"{needed.name} {version}")
         else:
-            yield Finding(
-                "WRONG", f"{needed.name} {version}: it must be {needed.specifier}; pip install -r requirements.txt"
-            )
+            yield Finding("WRONG", f"{needed.name} {version}: it must be {needed.specifier}; {_CURE}")
 
 
 def _devices() -> Iterator[Finding]:
@@ -88,7 +87,7 @@ def _devices() -> Iterator[Finding]:
     # Whatever is wrong with it is the finding; parts of torch that do not fit each other raise errors of many types.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
-        yield Finding("WRONG", f"torch cannot be used ({cause}); pip install -r requirements.txt")
+        yield Finding("WRONG", f"torch cannot be used ({cause}); {_CURE}")
         return
     threads = torch.get_num_threads()
     yield Finding("ok", f"CPU: {threads} threads, {', '.join(here) or 'no vector units known'}; captions in {used}")

@@ -1,5 +1,7 @@
 """The errors a user can cause. Each message names the file or setting, what is wrong, and the cure."""
 
+PIP = ".venv/bin/python -m pip install"  # the cure of what is not installed
+
 
 class CaptionerError(Exception):
     """Base of every error this package raises for bad input; its text is meant to be shown as it is."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from captioner.checkpoint_files import BUNDLED, CONFIG, VOCABULARY, WEIGHTS, existing, previous
 from captioner.ending import exit_code
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import PIP, CaptionerError, CheckpointError
 
 ROOT = Path(__file__).parent.parent
 _INTERRUPTED = exit_code(KeyboardInterrupt())
@@ -22,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to those of the command line."""
     parser = commands.add_parser(
         "app",
-        help="open the web app",
+        help="serve the web app on this machine",
         epilog="STREAMLIT_SERVER_ADDRESS says where to listen (default: 127.0.0.1, this machine alone).",
     )
     parser.add_argument(
@@ -60,7 +60,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         from streamlit.web.cli import main
     except ModuleNotFoundError as error:
         raise CaptionerError(
-            f"the web app needs {error.name}, which is not installed; pip install -r requirements.txt"
+            f"the web app needs {error.name}, which is not installed; {PIP} -r requirements.txt"
         ) from error
     # It asks a service on the internet, to print an address of this machine and to compare a page's origin with.
     net_util.get_external_ip = lambda: None

@@ -87,11 +87,15 @@ def whole_batch(features: torch.Tensor, tokens: torch.Tensor, pad: int = 0) -> B
     return Batch(features, tokens, totals, tuple(range(len(tokens))))
 
 
+def has_data(folder: str) -> bool:
+    """Say whether this folder of real data is at hand."""
+    return DATA_VARIABLE in os.environ and Path(os.environ[DATA_VARIABLE], folder).is_dir()
+
+
 def needs_data(folder: str) -> pytest.MarkDecorator:
     """Skip a test where this folder of real data is not at hand."""
-    place = os.environ.get(DATA_VARIABLE)
-    absent = place is None or not Path(place, folder).is_dir()
-    return pytest.mark.skipif(absent, reason=f"real data: set {DATA_VARIABLE} to the folder that holds {folder}/")
+    reason = f"real data: set {DATA_VARIABLE} to the folder that holds {folder}/"
+    return pytest.mark.skipif(not has_data(folder), reason=reason)
 
 
 def noise_photo(seed: int, width: int = 80, height: int = 60) -> Image.Image:

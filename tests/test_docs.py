@@ -8,6 +8,8 @@ afterwards.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
 import runpy
 import subprocess
@@ -24,7 +26,9 @@ import evaluate
 import train
 from captioner import cli
 from captioner.checkpoint import load_checkpoint
+from captioner.data.annotations import DATA_VARIABLE
 from captioner.recipe import DataConfig, Recipe
+from tests.conftest import needs_data
 from tests.training.runs import ROOT
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
@@ -209,3 +213,15 @@ def test_links_and_files_named_are_there(document: Path) -> None:
     absent = [link for link in links if not (document.parent / link).exists()]
     absent += [name for name in named if not (ROOT / name).exists()]
     assert not absent
+
+
+@needs_data("coco-mini")
+def test_the_photos_of_coco_that_figures_are_of_are_those_listed(tmp_path: Path) -> None:
+    mini = Path(os.environ[DATA_VARIABLE], "coco-mini")
+    command = [sys.executable, "docs/make_coco_mini.py", str(mini), str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    paths = [path.relative_to(mini) for path in mini.rglob("*") if path.is_file()]
+    assert len(paths) == 159 + 4
+    for path in paths:
+        read = json.loads if path.suffix == ".json" else bytes
+        assert read((tmp_path / path).read_bytes()) == read((mini / path).read_bytes()), path

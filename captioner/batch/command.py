@@ -54,14 +54,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         default=0,
         metavar="N",
-        help="of what is drawn at random, which depends on how photos fall into batches, too (default: 0)",
+        help="for --temperature and --context sample; another --batch-size draws otherwise, too (default: 0)",
     )
     add(
         "--temperature",
         type=float,
         default=0.0,
         metavar="T",
-        help="draw --beam captions, of likelier words the nearer to 0, and take the best (default: 0, which searches)",
+        help="above 0: draw --beam captions at random, of likelier words the nearer to 0, and keep the likeliest "
+        "(default: 0, a beam search)",
     )
     add("--prefix", default="", metavar="WORDS", help='words that every caption begins with, such as "a photo of"')
     add("--batch-size", type=_positive, metavar="N", help="photos captioned at once (default: by the device)")
@@ -77,8 +78,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--existing",
         choices=("skip", "overwrite", "error"),
         default="skip",
-        help="if the output is there: caption what is new or changed, start anew, or refuse; a photo's text file is "
-        "there whatever wrote it, and of whatever photo (default: skip)",
+        help="if the output is there: skip = caption what is new or changed, overwrite = start anew, error = refuse; "
+        "with --format txt any text file of a photo's name is its caption (default: skip)",
     )
     add(
         "--attention",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.batch.job import ImageFile, Job, Outcome
 from captioner.batch.records import outcome
-from captioner.errors import CaptionerError
+from captioner.errors import PIP, CaptionerError
 
 if TYPE_CHECKING:
     from captioner.pipeline import Captioner
@@ -48,7 +48,7 @@ def run_ray(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
         import ray
         import ray.data
     except ImportError as error:
-        raise CaptionerError(f'the engine ray is not installed ({error}); pip install "ray[data]"') from error
+        raise CaptionerError(f'the engine ray is not installed ({error}); {PIP} -e ".[ray]"') from error
     ours = not ray.is_initialized()
     try:
         if ours:

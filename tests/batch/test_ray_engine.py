@@ -30,14 +30,14 @@ PHOTOS = int(os.environ.get("CAPTIONER_RAY_PHOTOS", "40"))
 
 def test_without_ray_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(CaptionerError, match=r'pip install "ray\[data\]"'):
+    with pytest.raises(CaptionerError, match=r'pip install -e "\.\[ray\]"'):
         next(run_ray([], Job(Path("model"), "model", DecodingOptions())))
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A Ray of this machine, for all tests: it takes its seconds to start."""
-    ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "ray[data]"')
+    ray = pytest.importorskip("ray", reason='Ray is not installed: pip install -e ".[ray]"')
     with pytest.MonkeyPatch.context() as patch:
         # Workers find the package under test by it.
         patch.setenv("PYTHONPATH", str(Path(ray_engine.__file__).parents[2]))

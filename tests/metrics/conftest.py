@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from captioner.data.annotations import DATA_VARIABLE, list_split
 from captioner.recipe import DataConfig
 from captioner.vocabulary import tokenize
+from tests.conftest import has_data
 
 Corpus = tuple[list[list[list[str]]], list[list[str]]]
 
@@ -31,8 +31,8 @@ def made_up() -> Corpus:
 @pytest.fixture(scope="session")
 def people() -> Corpus:
     """People against people: one caption of every Flickr8k dev photo, each of the five in turn, against the others."""
-    if DATA_VARIABLE not in os.environ:
-        pytest.skip(f"real data: set {DATA_VARIABLE} to its folder")
+    if not has_data("flickr8k"):
+        pytest.skip(f"real data: set {DATA_VARIABLE} to the folder that holds flickr8k/")
     images = list_split(DataConfig("flickr8k"), "dev")
     words = [[tokenize(caption) for caption in image.captions] for image in images]
     assert len(words) >= 500
