@@ -17,7 +17,7 @@ from captioner.checkpoint import is_checkpoint, load_checkpoint
 from captioner.checkpoint_files import CONFIG, read_config
 from captioner.config import ModelConfig
 from captioner.data.annotations import CaptionedImage, read_split, with_words
-from captioner.data.dataset import CaptionDataset, Source
+from captioner.data.dataset import CaptionDataset, Source, digest
 from captioner.data.features import FeatureStore, StoredViews, store_name
 from captioner.data.photos import Photos
 from captioner.devices import choose_device
@@ -31,6 +31,7 @@ from captioner.search import check_options
 from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.distributed import join, leave, own_device, processes, rank
 from captioner.training.hard_attention import HardAttention
+from captioner.training.resuming import refuse_other_data
 from captioner.training.self_critical import SelfCritical
 from captioner.training.trainer import RunStoppedError, Trainer, steps_in
 from captioner.training.validation import Validation
@@ -64,7 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return failed("out of memory; lower images_per_batch or raise accumulate under [train]")
+        return failed(
+            "out of memory; lower images_per_batch or raise accumulate under [train], "
+            "in a new run with another --output"
+        )
     except KeyboardInterrupt as stop:
         tell("train.py: interrupted; go on with --resume, if it had come to its first checkpoint")
         return exit_code(stop)
@@ -89,6 +93,9 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
         logging.getLogger().setLevel(logging.ERROR)  # one process tells
     refuse_wrong_folder(folder, options.resume)
     train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"), "dev")
+    if options.resume:
+        # Before features are stored, which takes long.
+        refuse_other_data(folder / "last", digest(train_images), recipe.data.root)
     model, vocabulary = resumed(folder / "last", recipe, options) if options.resume else begun(recipe, train_images)
     check_options(recipe.decoding, recipe.decoder.attention, vocabulary)  # now, not after an epoch
     model.to(device).encoder.to(memory_format=torch.channels_last)

@@ -96,13 +96,13 @@ def measure(options: argparse.Namespace) -> None:
     pixels = torch.randint(0, 256, (ENCODER_BATCH, 3, side, side), dtype=torch.uint8, device=device)
 
     frozen = frozen_part(encoder, recipe.train)
-    # The frozen part in the form that a store is made by.
-    quick = quickened(frozen)
+    stored = recipe.train.features == "stored"
+    encode_by = quickened(frozen) if stored else encoder  # as a store is made, or as a step computes
 
     @torch.no_grad()
     def encode() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            quick(pixels)
+            encode_by(pixels)
 
     work = _flops(encode) / ENCODER_BATCH
     time_taken = clock.seconds(encode, 2) / ENCODER_BATCH
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> None:
     print(row(f"a photo encoded ({share})", f"{1000 * time_taken:.2f} ms", _hours(time_taken * count)))
     size = 2 * math.prod(frozen.shape)
     views = recipe.data.views
-    if recipe.train.features == "stored":
+    if stored:
         print(row(f"features of a photo, {views} stored", f"{size:,} bytes", f"{views * size * count / 1e9:.1f} GB"))
 
     with tempfile.TemporaryDirectory() as folder:

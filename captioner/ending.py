@@ -69,16 +69,15 @@ def run_to_end(name: str, work: Callable[[], int]) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        tell(f"{name}: out of memory; take smaller batches, fewer beams or another --device")
+        tell(f"{name}: out of memory; end what else takes it, or lower --batch-size or --beam where there is one")
         return FATAL
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether an error is Python's or torch's for memory that is not to be had, of a GPU or of the machine."""
-    # By its words: torch would have to be imported, and on a CPU it has no type for this.
-    return isinstance(error, MemoryError) or any(
-        sign in f"{type(error).__name__} {error}" for sign in ("OutOfMemoryError", "can't allocate memory")
-    )
+    # By its words: torch would have to be imported, and has a type for the least of them.
+    signs = ("OutOfMemoryError", "can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(sign in f"{type(error).__name__} {error}" for sign in signs)
 
 
 def tell(line: str) -> None:

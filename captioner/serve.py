@@ -12,6 +12,7 @@ from pathlib import Path
 from captioner.checkpoint_files import BUNDLED, CONFIG, VOCABULARY, WEIGHTS, existing, previous
 from captioner.ending import exit_code
 from captioner.errors import PIP, CaptionerError, CheckpointError
+from captioner.paths import is_file, is_folder
 
 ROOT = Path(__file__).parent.parent
 _INTERRUPTED = exit_code(KeyboardInterrupt())
@@ -81,9 +82,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check_checkpoint(folder: Path) -> None:
     """Refuse what is no whole checkpoint, without the seconds it would take to load it."""
     absent = [CONFIG]
-    if folder.is_dir() or previous(folder).is_dir():
+    if is_folder(folder) or is_folder(previous(folder)):
         found = existing(folder)
-        absent = [name for name in (CONFIG, WEIGHTS, VOCABULARY) if not (found / name).is_file()]
+        absent = [name for name in (CONFIG, WEIGHTS, VOCABULARY) if not is_file(found / name)]
     if absent:
         # Training writes runs/NAME/best for recipes/NAME.toml.
         recipe = folder.resolve().parent.name

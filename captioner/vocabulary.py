@@ -14,7 +14,8 @@ from typing import Any
 from captioner.errors import CheckpointError
 from captioner.plain_json import is_text, parse_json
 
-_WORD_AND_STOP = re.compile(r"(\S+)\.(?=\s)")  # NLTK's tokenizer parts the last full stop of a text alone
+# NLTK's tokenizer parts the last full stop of a text alone.
+_WORD_AND_STOP = re.compile(r"(?<!\S)(\S*[^\s.])\.(?=\s)")
 _INITIALS = re.compile(r"(?:\w\.)*[^\W\d]")
 _ABBREVIATED = frozenset(
     ["mr", "mrs", "ms", "dr", "jr", "sr", "st", "mt", "ft", "vs", "etc", "prof", "gen", "sgt", "capt", "co", "inc"]

@@ -11,6 +11,8 @@ LIST = Path(__file__).with_name("coco-mini.txt")
 
 def main() -> None:
     """Copy the photos, and what COCO's annotation files tell of them."""
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: python {sys.argv[0]} COCO OUTPUT")
     coco, output = map(Path, sys.argv[1:])
     chosen: dict[str, set[int]] = defaultdict(set)
     for line in LIST.read_text().split():

@@ -30,6 +30,8 @@ from tests.conftest import needs_data
             "Mr. J. Smith of St. Mary's in the U.S. sits.",
             ["mr.", "j.", "smith", "of", "st.", "mary", "'s", "in", "the", "u.s.", "sits"],
         ),
+        ("A dog.. A cat... ", ["a", "dog", "a", "cat"]),
+        ("x" * 10**6 + " y", ["x" * 10**6, "y"]),
         ("People’s dogs don’t", ["people", "'s", "dogs", "do", "n't"]),
     ],
 )

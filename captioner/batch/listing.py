@@ -36,7 +36,8 @@ class Listing:
     links : int
         Symbolic links passed over so far.
     unread : int
-        Photos passed over so far because their format is not read, by their suffixes.
+        Photos passed over so far because their format is not read, by their suffixes; like links, one that is below
+        several of the paths counts for each.
     """
 
     paths: Sequence[Path]
@@ -118,8 +119,8 @@ class Listing:
         name = entry.name.lower()
         if name[0] == ".":
             return False
-        self.unread += name.endswith(UNREAD_SUFFIXES)
         if not name.endswith(SUFFIXES):
+            self.unread += name.endswith(UNREAD_SUFFIXES) and not is_folder(entry.path)
             return False
         # A link to nowhere is one, too: `entry.is_file()` may fail on it.
         self.links += entry.is_symlink()

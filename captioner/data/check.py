@@ -70,8 +70,8 @@ class DataReport:
         Of every photo in several splits, by path or with the same bytes, its path in each.
     vocabulary_size : int
         Special words included.
-    start : Path, optional
-        The model that training starts from, whose words these are.
+    origin : str
+        Which words it has.
     """
 
     config: DataConfig
@@ -79,7 +79,7 @@ class DataReport:
     lacking: dict[str, str]
     shared: list[dict[str, str]]
     vocabulary_size: int
-    start: Path | None = None
+    origin: str
 
     @property
     def problems(self) -> list[str]:
@@ -118,14 +118,12 @@ class DataReport:
             ("words in vocabulary", [f"{split.covered:.2%}" for split in splits]),
         ]
         words = self.vocabulary_size - len(Vocabulary([]))
-        origin = f"with a count of at least {config.min_count} in train, and" if self.start is None else "and"
-        known = "" if self.start is None else f", of {self.start}, which training starts from"
         lines = [
             f"{config.root} ({config.format})",
             "",
             *(f"{label:<27}" + "".join(f"{value:>18}" for value in values) for label, values in rows),
             "",
-            f"vocabulary: {words:,} words {origin} {self.vocabulary_size - words} special ones{known}",
+            f"vocabulary: {words:,} words {self.origin}, and {self.vocabulary_size - words} special ones",
             *self.lacking.values(),
             "",
             "caption lengths in words",
@@ -152,8 +150,10 @@ def check_data(config: DataConfig, start: Path | None = None) -> DataReport:
         If the checkpoint's words cannot be read.
     """
     root = data_root(config)
-    start = start if start is not None and is_folder(start) else None
-    known = Vocabulary.load(existing(start) / VOCABULARY) if start is not None else None
+    known = Vocabulary.load(existing(start) / VOCABULARY) if start is not None and is_folder(start) else None
+    origin = f"with a count of at least {config.min_count} in train"
+    if start is not None:
+        origin = f"of {start}" if known else f"{origin} ({start}, which training starts from, is not there yet)"
     listed: dict[str, list[CaptionedImage]] = {}
     lacking: dict[str, str] = {}
     for split in _SPLITS:
@@ -179,7 +179,7 @@ def check_data(config: DataConfig, start: Path | None = None) -> DataReport:
             absent=[_relative(path, root) for path, photo in seen.items() if photo is None],
             unreadable=[photo for photo in seen.values() if isinstance(photo, str)],
         )
-    return DataReport(config, reports, lacking, _shared(listed, photos, root), len(vocabulary), start)
+    return DataReport(config, reports, lacking, _shared(listed, photos, root), len(vocabulary), origin)
 
 
 def _count_words(images: list[CaptionedImage], split: str) -> tuple[Counter[int], Counter[str]]:

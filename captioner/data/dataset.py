@@ -71,6 +71,14 @@ class Source(Protocol):
         """Return `Batch.features` of the given photos in this epoch."""
 
 
+def digest(images: Sequence[CaptionedImage]) -> str:
+    """Tell captioned photos from others, in 64 digits: by their names, captions and order."""
+    found = hashlib.sha256()
+    for image in images:
+        found.update(b"\0".join([os.fsencode(image.path.name), *(os.fsencode(c) for c in image.captions), b"\0"]))
+    return found.hexdigest()
+
+
 class CaptionDataset:
     """Photos and their captions as numbers.
 
@@ -94,6 +102,7 @@ class CaptionDataset:
             raise ValueError(f"{len(images)} captioned images but features of {len(source)}")
         self.source = source
         self.names = [image.path.name for image in images]
+        self.digest = digest(images)
         self.pad = vocabulary.pad
         sizes: list[int] = []
 
@@ -111,13 +120,6 @@ class CaptionDataset:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def digest(self) -> str:
-        """Tell this data set from others, in 64 digits: by its photos' names and their captions' tokens."""
-        found = hashlib.sha256(b"\0".join(map(os.fsencode, self.names)))
-        for part in (self._tokens, self._starts, self._first):
-            found.update(part.astype("<i8").tobytes())
-        return found.hexdigest()
 
     def captions(self, row: int) -> list[list[int]]:
         """Return the encoded captions of a photo, `bos` first."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from captioner.config import EncoderConfig, PreprocessingConfig
+from captioner.ending import is_out_of_memory
 from captioner.errors import CaptionerError
 from captioner.models.backbones import build_backbone, load_weights, read_weights
 from captioner.models.cutting import cut
@@ -83,6 +84,8 @@ class ImageEncoder(nn.Module):
                 raise
             # No weights of this name, no way to them, a broken copy: errors of many types say so.
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 raise CaptionerError(
                     f"encoder name = {config.name!r}: no default weights to be had ({error}); name a file of them as "
                     "encoder.weights, or take 'none'"

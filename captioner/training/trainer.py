@@ -30,7 +30,7 @@ from captioner.recipe import Recipe, TrainConfig
 from captioner.training.averaging import WeightAverage
 from captioner.training.distributed import add_over_processes, any_of_processes, processes, rank, share
 from captioner.training.objective import LossOutput, Objective
-from captioner.training.resuming import put_back, refuse_other_data
+from captioner.training.resuming import put_back
 from captioner.training.run_log import RunLog
 from captioner.vocabulary import Vocabulary
 
@@ -132,9 +132,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.average = WeightAverage(model, config.average) if config.average else None
         self.progress = Progress()
-        self._data_digest = data.digest()
         if resume:
-            refuse_other_data(folder / "last", self._data_digest, recipe.data.root)
             self.progress = Progress(**put_back(folder / "last", self._stateful(), dataclasses.asdict(self.progress)))
         self.rated: nn.Module = _Rated(model, objective)
         if processes() > 1:
@@ -289,7 +287,7 @@ class Trainer:
     def _save_last(self) -> None:
         state = {name: part.state_dict() for name, part in self._stateful().items()}
         state["progress"] = dataclasses.asdict(self.progress)
-        notes = {"recipe": self.recipe.to_dict(), "data": self._data_digest}
+        notes = {"recipe": self.recipe.to_dict(), "data": self.data.digest}
         self._save("last", self.model, training_state=state, notes=notes)
 
     def _save(self, name: str, model: ShowAttendTell, **content: Any) -> None:

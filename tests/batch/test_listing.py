@@ -55,6 +55,7 @@ def test_every_format_that_is_read_is_found_by_its_names(tmp_path: Path) -> None
 
 def test_photos_of_formats_that_are_not_read_are_counted(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.HEIC", "c.dng", ".d.heic", "deeper/e.heic")
+    (tmp_path / "folder.raf").mkdir()
     listing = Listing([tmp_path])
     assert [Path(file.path).name for file in listing if isinstance(file, ImageFile)] == ["a.jpg"]
     assert listing.unread == 2

@@ -110,13 +110,15 @@ def test_a_start_brings_its_own_words(flickr_folder: Path, tmp_path: Path, capsy
     recipe.write_text(text % BUNDLED)
     assert main(["data", "check", str(recipe)]) == 0
     printed = capsys.readouterr().out
-    assert f"vocabulary: 2,536 words and 4 special ones, of {BUNDLED}, which training starts from" in printed
+    assert f"vocabulary: 2,536 words of {BUNDLED}, and 4 special ones" in printed
     covered, _ = re.findall(r"([\d.]+)%", next(line for line in printed.splitlines() if "words in voc" in line))
     assert 90 < float(covered) <= 100
     # One that is yet to be trained says nothing of them.
     recipe.write_text(text % (tmp_path / "runs" / "first" / "best"))
     assert main(["data", "check", str(recipe)]) == 3
-    assert "wrong  train: no word has a count of 1000; lower data.min_count" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"in train ({tmp_path / 'runs' / 'first' / 'best'}, which training starts from, is not there yet)" in printed
+    assert "wrong  train: no word has a count of 1000; lower data.min_count" in printed
 
 
 def test_a_photo_in_two_splits_is_found_by_its_path_and_by_its_bytes(root: Path, tmp_path: Path) -> None:

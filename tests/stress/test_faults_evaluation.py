@@ -80,7 +80,7 @@ def test_a_killed_or_stopped_run_leaves_whole_files_and_another_ends_the_work(
             left = set((workplace / output).glob("*.partial"))  # by a run that was killed
             run = start(workplace, output)
             wait_until((workplace / output / ".lock").exists, run)
-            time.sleep(draw.uniform(0, 0.5 * seconds))
+            time.sleep(draw.uniform(0, 0.3 * seconds))
             run.send_signal(number)
             if number == signal.SIGKILL:
                 run.communicate()

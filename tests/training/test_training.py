@@ -188,9 +188,10 @@ def test_a_run_is_neither_overwritten_nor_resumed_under_another_recipe(workplace
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("features", ["stored", "computed"])
 @pytest.mark.parametrize("change", ["caption", "photo"])
-def test_a_run_does_not_go_on_with_other_data(workplace: Path, change: str) -> None:
-    write_recipe(workplace, epochs=1, extra='features = "computed"', views="1")
+def test_a_run_does_not_go_on_with_other_data(workplace: Path, change: str, features: str) -> None:
+    write_recipe(workplace, epochs=1, extra=f'features = "{features}"', views="2" if features == "stored" else "1")
     finish(start(workplace, "run"))
     finish(start(workplace, "run", "--resume"))
     data = workplace / "flickr8k"
@@ -314,7 +315,10 @@ def test_memory_that_is_not_to_be_had_ends_in_a_line(
     monkeypatch.setattr(Trainer, "_step", lambda *_: torch.empty(2**60))
     assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "train.py: out of memory; lower images_per_batch or raise accumulate under [train]"
+    assert lines[-1] == (
+        "train.py: out of memory; lower images_per_batch or raise accumulate under [train], in a new run with another "
+        "--output"
+    )
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
