@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 # Photos, too, but of formats that are not read: HEIC, JPEG XL and cameras' raw files.
-UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".hif", ".jxl"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"),
-)
+UNREAD_SUFFIXES = (".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100  # of a JPEG, each of which may cost the time of a whole photo; a progressive one has about ten
 _ENOUGH = 1.5  # times the side of the model's input: less would be seen in the pixels
