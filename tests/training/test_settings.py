@@ -19,36 +19,13 @@ from captioner.training.hard_attention import HardAttention
 from captioner.training.self_critical import SelfCritical
 from captioner.training.trainer import _optimizer
 from captioner.vocabulary import Vocabulary, tokenize
-
-RECIPE = """
-[data]
-root = "{root}"
-min_count = 1
-[encoder]
-name = "shufflenet_v2_x0_5"
-weights = "none"
-input_size = 64
-[decoder]
-embedding_dim = 16
-hidden_dim = 24
-attention_dim = 16
-attention = "{attention}"
-[train]
-epochs = {epochs}
-images_per_batch = 4
-learning_rate = 0.01
-precision = "float32"
-doubly_stochastic = 0.7
-{extra}
-[decoding]
-max_length = 9
-"""
+from tests.training.test_training import write_recipe
 
 
-def write(folder: Path, attention: str, extra: str = "", epochs: int = 1) -> Path:
-    path = folder / "recipe.toml"
-    path.write_text(RECIPE.format(root=folder / "flickr8k", attention=attention, extra=extra, epochs=epochs))
-    return path
+@pytest.fixture
+def workplace(tmp_path: Path, flickr_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CAPTIONER_DATA", str(tmp_path))
+    return tmp_path
 
 
 class OnlyLong:
@@ -60,16 +37,15 @@ class OnlyLong:
 
 @pytest.mark.parametrize("attention", ["soft", "hard"])
 @pytest.mark.parametrize("self_critical", [False, True])
-def test_an_objective_is_as_its_recipe_says(
-    tmp_path: Path, flickr_folder: Path, attention: str, self_critical: bool
-) -> None:
-    extra = "accumulate = 3\n"
+def test_an_objective_is_as_its_recipe_says(workplace: Path, attention: str, self_critical: bool) -> None:
+    extra = "accumulate = 3\ndoubly_stochastic = 0.7\n"
     if self_critical:
-        extra += 'objective = "self_critical"\nstart = "elsewhere"\n[train.self_critical]\nsamples = 7\n'
+        extra += 'objective = "self_critical"\nstart = "elsewhere"\nself_critical = { samples = 7 }\n'
     if attention == "hard":
-        extra += "[train.hard_attention]\nsampling = 0.4\n"
-        extra += "" if self_critical else "reinforce = 0.3\nsampling_warmup = 0.5\n"
-    recipe = Recipe.read(write(tmp_path, attention, extra, epochs=10))
+        more = "" if self_critical else ", reinforce = 0.3, sampling_warmup = 0.5"
+        extra += f"hard_attention = {{ sampling = 0.4{more} }}\n"
+    write_recipe(workplace, epochs=10, attention=attention, extra=extra)
+    recipe = Recipe.read(workplace / "recipe.toml")
     images = read_split(recipe.data, "train")
     vocabulary = Vocabulary.build((text for image in images for text in image.captions), 1)
     data = CaptionDataset(images, OnlyLong(), vocabulary, recipe.data.max_length)  # type: ignore[arg-type]
@@ -78,7 +54,7 @@ def test_an_objective_is_as_its_recipe_says(
     if isinstance(objective, SelfCritical):
         assert self_critical
         assert objective.config.samples == 7
-        assert objective.max_length == 9
+        assert objective.max_length == 8
         assert objective.sampling == (0.4 if attention == "hard" else 0.0)
     elif isinstance(objective, HardAttention):
         assert not self_critical
@@ -108,17 +84,16 @@ def test_matrices_decay_and_vectors_do_not_each_at_its_parts_rate(tiny_model: Sh
     assert not found
 
 
-def test_a_run_begins_at_the_words_frequencies_and_a_step_is_as_long_as_the_clipped_gradient(
-    tmp_path: Path, flickr_folder: Path
-) -> None:
+def test_a_run_begins_at_the_words_frequencies_and_a_step_is_as_long_as_the_clipped_gradient(workplace: Path) -> None:
     # AdamW divides by the gradient's own size, plus 1e-8: beside that, gradients clipped to this are nothing.
-    path = write(tmp_path, "soft", "clip_norm = 1e-13\nweight_decay = 0.0")
-    options = ["--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    write_recipe(workplace, epochs=1, extra="clip_norm = 1e-13\nweight_decay = 0.0")
+    path = workplace / "recipe.toml"
+    options = ["--output", str(workplace / "run"), "--cache", str(workplace / "cache"), "--device", "cpu"]
     assert train.main([str(path), *options]) == 0
     recipe = Recipe.read(path)
     images = read_split(recipe.data, "train")
     begun, vocabulary = train.begun(recipe, images)
-    ended = load_checkpoint(tmp_path / "run" / "last")[0].decoder.state_dict()
+    ended = load_checkpoint(workplace / "run" / "last")[0].decoder.state_dict()
     bias = ended.pop("output_word.bias")
     for name, before in begun.decoder.state_dict().items():
         if name != "output_word.bias":
@@ -131,10 +106,9 @@ def test_a_run_begins_at_the_words_frequencies_and_a_step_is_as_long_as_the_clip
         assert shown == pytest.approx(float(torch.tensor((count + 1) / (24 * 5 + 1)).log()), abs=1e-4)
 
 
-def test_there_is_nothing_to_go_on_with_where_no_run_is(
-    tmp_path: Path, flickr_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--output", str(tmp_path / "run"), "--device", "cpu", "--resume"]
-    assert train.main([str(write(tmp_path, "soft")), *options]) == 1
+def test_there_is_nothing_to_go_on_with_where_no_run_is(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_recipe(workplace)
+    options = ["--output", str(workplace / "run"), "--device", "cpu", "--resume"]
+    assert train.main([str(workplace / "recipe.toml"), *options]) == 1
     assert "no run to go on with" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "last").exists()
+    assert not (workplace / "run" / "last").exists()
