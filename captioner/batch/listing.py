@@ -58,7 +58,7 @@ class Listing:
             self.links = self.unread = 0
             if is_folder(path) and next(self._walk(path), None) is None:
                 linked = f"; {self.links} symbolic links not followed, name what they point to" if self.links else ""
-                unread = f"; {self.unread} photos as HEIC, JPEG XL or raw, save them as JPEG" if self.unread else ""
+                unread = f"; {self.unread} HEIC, JPEG XL or raw, to be saved as JPEG" if self.unread else ""
                 deeper = "" if self.recursive else "; --recursive looks into the folders in it"
                 raise CaptionerError(
                     f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)}){unread}{linked}{deeper}"

@@ -187,7 +187,7 @@ def run(request: Request, engine: Engine) -> Report:
         )
     if request.listing.unread:
         report.say(
-            f"warning: {request.listing.unread} photos as HEIC, JPEG XL or raw files were passed over; "
+            f"warning: HEIC, JPEG XL and raw files are not read, {request.listing.unread} passed over; "
             "save them as JPEG to have them captioned"
         )
     return report

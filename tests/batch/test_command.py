@@ -164,7 +164,7 @@ def test_quiet_leaves_failures_only(photos: Path, tmp_path: Path, caption: Capti
     failure, warning, unread = capsys.readouterr().err.splitlines()
     assert failure.startswith("failed: ")
     assert warning.startswith("warning: 1 symbolic links in folders were not followed")
-    assert unread.startswith("warning: 1 photos as HEIC, JPEG XL or raw files were passed over")
+    assert unread.startswith("warning: HEIC, JPEG XL and raw files are not read, 1 passed over; save them as JPEG")
 
 
 def test_nothing_to_do_loads_no_model(

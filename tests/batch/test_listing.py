@@ -60,7 +60,7 @@ def test_photos_of_formats_that_are_not_read_are_counted(tmp_path: Path) -> None
     assert [Path(file.path).name for file in listing if isinstance(file, ImageFile)] == ["a.jpg"]
     assert listing.unread == 2
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(CaptionerError, match="; 2 photos as HEIC, JPEG XL or raw, save them as JPEG"):
+    with pytest.raises(CaptionerError, match="; 2 HEIC, JPEG XL or raw, to be saved as JPEG"):
         listing.check()
 
 

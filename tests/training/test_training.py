@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +16,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from captioner.checkpoint import load_checkpoint, load_training_state
+from captioner.checkpoint import load_checkpoint
 from captioner.checkpoint_files import BUNDLED, read_config, weights_sha256
 from captioner.data.check import check_data
-from captioner.data.dataset import Batch
-from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.recipe import DataConfig, Recipe
-from captioner.training.trainer import Trainer
 from tests.conftest import write_flickr
 from tests.training.runs import ROOT, TRAIN, Run, start_program
 
@@ -234,131 +229,6 @@ def test_a_loss_that_is_not_finite_stops_training_cleanly(workplace: Path, atten
     assert process.returncode == 1
     assert re.search(r"the loss is (nan|inf)", output)
     assert "Traceback" not in output
-
-
-def test_views_turn_with_the_epochs_also_after_a_resumption(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_recipe(workplace, epochs=3)  # of 6 steps
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
-    seen: list[int] = []
-    step = Trainer._step
-
-    def spy(self: Trainer, parts: list[Batch], requests: list[int]) -> object:
-        if len(seen) == stop_at:
-            raise KeyboardInterrupt
-        epoch = self.progress.epoch
-        assert torch.equal(parts[0].features, self.data.source.read(parts[0].rows, epoch))
-        seen.append(epoch)
-        return step(self, parts, requests)
-
-    monkeypatch.setattr(Trainer, "_step", spy)
-    arguments = ["recipe.toml", "--output", "run", "--device", "cpu"]
-    stop_at = 9
-    assert train.main(arguments) == 130
-    assert seen == [0] * 6 + [1] * 3
-    done = load_training_state(workplace / "run" / "last")["progress"]["batch"]
-    stop_at = 1000
-    seen.clear()
-    assert train.main([*arguments, "--resume"]) == 0
-    assert seen == [1] * (6 - done) + [2] * 6
-    rows = [json.loads(line) for line in (workplace / "run" / "metrics.jsonl").read_text().splitlines()]
-    # Of an epoch gone on with, how long it took is not known.
-    assert ["seconds" in row for row in rows if "epoch" in row] == [True, done == 0, True]
-    assert in_tensorboard(workplace / "run") == in_metrics(workplace / "run")
-
-
-def test_what_is_kept_as_best_is_the_average_of_the_weights(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    extra = "average = 0.9\nfine_tune_from = 5\nencoder_learning_rate = 1e-2"
-    write_recipe(workplace, epochs=1, images_per_batch=1, extra=extra)
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
-    names = ["decoder.lstm_word.weight", "encoder.network.conv5.0.weight", "encoder.network.conv1.0.weight"]
-    seen: list[dict[str, torch.Tensor]] = []
-    begin, step = Trainer.__init__, Trainer._step
-
-    def with_minus_zero(self: Trainer, model: ShowAttendTell, *rest: Any) -> None:
-        with torch.no_grad():  # which arithmetic easily turns into 0.0
-            model.encoder.network.get_parameter("conv1.0.weight").flatten()[:8] = -0.0
-        begin(self, model, *rest)
-
-    monkeypatch.setattr(Trainer, "__init__", with_minus_zero)
-
-    def spy(self: Trainer, parts: list[Batch], requests: list[int]) -> object:
-        result = step(self, parts, requests)
-        seen.append({name: self.model.state_dict()[name].clone() for name in names})
-        return result
-
-    monkeypatch.setattr(Trainer, "_step", spy)
-    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 0
-    best = load_checkpoint(workplace / "run" / "best")[0].state_dict()
-    last = load_checkpoint(workplace / "run" / "last")[0].state_dict()
-    assert len(seen) == 24
-    for name in names:
-        # Of the first ten the plain mean, from there on a tenth of each.
-        average = torch.stack([weights[name] for weights in seen[:10]]).mean(0)
-        for weights in seen[10:]:
-            average = 0.9 * average + 0.1 * weights[name]
-        assert torch.allclose(best[name], average, rtol=1e-3, atol=1e-6)  # half precision
-        assert torch.equal(last[name], seen[-1][name])
-    # To the bit: a store of what the frozen part gives serves the next run, too.
-    assert best[names[2]].numpy().tobytes() == seen[0][names[2]].half().float().numpy().tobytes()
-    for name in names[:2]:
-        assert float((best[name] - last[name]).abs().max()) > 1e-3
-
-
-def test_memory_that_is_not_to_be_had_ends_in_a_line(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_recipe(workplace, epochs=1)
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
-    monkeypatch.setattr(Trainer, "_step", lambda *_: torch.empty(2**60))
-    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == (
-        "train.py: out of memory; lower images_per_batch or raise accumulate under [train], in a new run with another "
-        "--output"
-    )
-
-
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_recipe(workplace, epochs=1)
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
-    stepped: list[int] = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: stepped.append(1))
-    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 1
-    message = capsys.readouterr().err
-    assert re.search(r"step 1: the loss is [0-9.]+ and the gradient's norm inf on a batch of photo\d+\.jpg, ", message)
-    assert "training stopped, nothing of it is in a checkpoint" in message
-    assert stepped == []
-
-
-def test_a_step_that_overflows_in_half_precision_is_left_out_of_the_average_and_the_log(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_recipe(workplace, epochs=1, extra="average = 0.9", precision='"float16"')
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
-    step, norms = Trainer._step, list[float]()
-
-    def spy(self: Trainer, parts: list[Batch], requests: list[int]) -> object:
-        if self.progress.step == 2:
-            self.scaler.update(2.0**120)  # more than half precision holds of a gradient, whatever it is
-        logs, stop = step(self, parts, requests)
-        norms.append(float(logs["gradient_norm"]))
-        return logs, stop
-
-    monkeypatch.setattr(Trainer, "_step", spy)
-    assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 0
-    taken = sum(map(math.isfinite, norms))
-    assert 1 <= taken < len(norms)
-    assert load_training_state(workplace / "run" / "last")["average"]["steps"] == taken
-    rows = [json.loads(line) for line in (workplace / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
 @pytest.mark.parametrize("wrong", ["references", "prefix"])
