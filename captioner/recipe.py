@@ -162,8 +162,8 @@ class TrainConfig(Settings):
     clip_norm : float
         Largest global gradient norm.
     average : float
-        Share that a moving average of the weights keeps of itself at each step, once it has seen so many that their
-        plain mean would keep more; what is scored on dev and kept as best is the average. 0 for none.
+        Largest share that a moving average of the weights keeps of itself at a step; over the first steps it keeps less
+        (`captioner.training.averaging`). What is scored on dev and kept as best is the average. 0 for none.
     doubly_stochastic : float
         Weight of the attention regulariser (section 4.2.1; scaling in `captioner.training.objective`).
     select_by : {"bleu4", "cider"}

@@ -15,17 +15,17 @@ from captioner.models.show_attend_tell import ShowAttendTell
 class WeightAverage:
     """The average of what a model's weights have been, as a model of its own.
 
-    It is their plain mean (Polyak and Juditsky 1992) as long as that gives the newest a larger share than 1 - `decay`,
-    and an exponential average from then on: what a run starts from is no part of it. Weights that are not trained stay
-    as they are, to the bit, for stores of what they give go by that (`torch.optim.swa_utils.AveragedModel` turns -0.0
-    into 0.0).
+    At step t it keeps min(`decay`, t / (t + 9)) of itself, as TensorFlow's `ExponentialMovingAverage` does: it reaches
+    back over about a ninth of the steps so far and never over more than 1 / (1 - `decay`), so that the start is soon
+    forgotten, and what was learnt with it while the rate was still rising. Weights that are not trained stay as they
+    are, to the bit, for stores of what they give go by that (`torch.optim.swa_utils.AveragedModel` turns -0.0 into 0.0).
 
     Parameters
     ----------
     model : ShowAttendTell
         Whose parameters that require gradients are averaged.
     decay : float
-        Share that the average keeps of itself at each step.
+        Largest share that the average keeps of itself at a step.
 
     Attributes
     ----------
@@ -48,8 +48,8 @@ class WeightAverage:
     def update(self) -> None:
         """Take in the weights after a step."""
         self.steps += 1
-        share = max(1 - self.decay, 1 / self.steps)
-        torch._foreach_lerp_(tuple(self._means.values()), self._weights, share)
+        kept = min(self.decay, self.steps / (self.steps + 9))
+        torch._foreach_lerp_(tuple(self._means.values()), self._weights, 1 - kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Give `steps`, and the averaged weights by name as `means`."""
