@@ -17,8 +17,8 @@ class WeightAverage:
 
     At step t it keeps min(`decay`, t / (t + 9)) of itself, as TensorFlow's `ExponentialMovingAverage` does: it reaches
     back over about a ninth of the steps so far and never over more than 1 / (1 - `decay`), so that the start is soon
-    forgotten, and what was learnt with it while the rate was still rising. Weights that are not trained stay as they
-    are, to the bit, for stores of what they give go by that (`torch.optim.swa_utils.AveragedModel` turns -0.0 into 0.0).
+    forgotten, and what came while the rate was still rising. Weights that are not trained stay as they are, to the bit,
+    for stores of what they give go by that (`torch.optim.swa_utils.AveragedModel` turns -0.0 into 0.0).
 
     Parameters
     ----------
