@@ -92,10 +92,12 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     if rank() > 0:
         logging.getLogger().setLevel(logging.ERROR)  # one process tells
     refuse_wrong_folder(folder, options.resume)
+    refuse_too_many_parts(recipe.train)
     train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"), "dev")
+    found = digest([*train_images, *dev_images])
     if options.resume:
         # Before features are stored, which takes long.
-        refuse_other_data(folder / "last", digest(train_images), recipe.data.root)
+        refuse_other_data(folder / "last", found, recipe.data.root)
     model, vocabulary = resumed(folder / "last", recipe, options) if options.resume else begun(recipe, train_images)
     check_options(recipe.decoding, recipe.decoder.attention, vocabulary)  # now, not after an epoch
     model.to(device).encoder.to(memory_format=torch.channels_last)
@@ -138,7 +140,7 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     # Half a million captions as text are no longer needed.
     del train_images
     join(device)
-    progress = Trainer(model, vocabulary, data, objective, validation, recipe, folder, options.resume).fit()
+    progress = Trainer(model, vocabulary, data, objective, validation, recipe, folder, options.resume, found).fit()
     logging.info(
         "best: %s %.2f on dev after epoch %d, in %s",
         recipe.train.select_by, progress.best_score, progress.best_epoch, folder / "best",
@@ -160,6 +162,15 @@ def refuse_wrong_folder(folder: Path, resume: bool) -> None:
     if resume and not last:
         raise CaptionerError(
             f"{folder}: no run to go on with, it ended before its first checkpoint; leave --resume out"
+        )
+
+
+def refuse_too_many_parts(config: TrainConfig) -> None:
+    """Refuse to share a step's photos out over more parts than there are."""
+    if config.accumulate * processes() > config.images_per_batch:
+        raise CaptionerError(
+            f"images_per_batch = {config.images_per_batch} is too small for accumulate = {config.accumulate} parts "
+            f"in each of {processes()} processes; raise it, or lower accumulate"
         )
 
 

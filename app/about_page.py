@@ -42,6 +42,8 @@ def show() -> None:
 def _show_own(checkpoint: Path) -> None:
     history = description.history(checkpoint)
     st.markdown(f"A checkpoint of your own, {plain(str(checkpoint))}. {plain(history.account)}")
+    if models.replaced(checkpoint):
+        st.info("It was written after the app had loaded an earlier one. Start the app again to caption with this one.")
     if history.scores:
         st.markdown("What it scored on the dev photos while it was trained:")
         st.table([{name: f"{score:.2f}" for name, score in history.scores.items()}], hide_index=True)

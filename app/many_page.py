@@ -132,7 +132,9 @@ def _grid(rows: list[Row], model: str) -> None:
         pages, page = math.ceil(len(rows) / _PER_PAGE), 1
         if pages > 1:
             with st.container(horizontal=True, horizontal_alignment="center", key="many-pages"):
-                page = st.pagination(pages, width=340, key="many-page", persist_state="session")
+                # Photos brought after a new start are looked at from the first page on.
+                key = f"many-page-{st.session_state.get('many-start', 0)}"
+                page = st.pagination(pages, width=340, key=key, persist_state="session")
     start = (page - 1) * _PER_PAGE
     with grid:
         for row in rows[start : start + _PER_PAGE]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SOFT, HARD = "Soft attention", "Hard attention"
 _LOADING = threading.Lock()
+_LOADED: dict[Path, str] = {}  # what each is named by in records
 
 
 def checkpoints() -> dict[str, Path]:
@@ -36,11 +37,12 @@ def checkpoints() -> dict[str, Path]:
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
-def _captioner(checkpoint: Path) -> tuple[Captioner, str]:
+def _captioner(checkpoint: Path) -> Captioner:
     from captioner.pipeline import Captioner
 
     # Hashed now, for the files may be those of a later model when it is asked for.
-    return Captioner.load(checkpoint), model_id(checkpoint)
+    _LOADED[checkpoint] = model_id(checkpoint)
+    return Captioner.load(checkpoint)
 
 
 def captioner(checkpoint: Path) -> Captioner:
@@ -52,13 +54,18 @@ def captioner(checkpoint: Path) -> Captioner:
         If there is no whole checkpoint.
     """
     with _LOADING:
-        return _captioner(checkpoint)[0]
+        return _captioner(checkpoint)
 
 
 def fingerprint(checkpoint: Path) -> str:
     """By what records name the model: the first digits of its weights' SHA-256."""
-    with _LOADING:
-        return _captioner(checkpoint)[1]
+    captioner(checkpoint)
+    return _LOADED[checkpoint]
+
+
+def replaced(checkpoint: Path) -> bool:
+    """Whether the files are those of a later model than the one that captions, as while one is trained."""
+    return _LOADED.get(checkpoint) not in (None, model_id(checkpoint))
 
 
 def unknown_words(checkpoint: Path, words: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ from captioner.batch.command import SOME_FAILED
 from captioner.batch.command import add_parser as add_caption_parser
 from captioner.checkpoint_files import BUNDLED
 from captioner.ending import FATAL, OK, run_to_end, standard_output, tell
-from captioner.paths import printable
 from captioner.serve import add_parser as add_app_parser
 from captioner.version import VERSION
 
@@ -79,8 +78,7 @@ def _check(arguments: argparse.Namespace) -> int:
     recipe = Recipe.read(arguments.recipe)
     report = check_data(recipe.data, Path(recipe.train.start) if recipe.train.start else None)
     with standard_output():
-        # Names of photos need not be text.
-        print(printable(str(report)))
+        print(report)
     return SOME_FAILED if report.problems else OK
 
 
@@ -94,7 +92,7 @@ def _info(arguments: argparse.Namespace) -> int:
     width = max(map(len, found))
     with standard_output() as out:
         for name, value in found.items():
-            print(printable(f"{name:<{width}}  {value}"), file=out)
+            print(f"{name:<{width}}  {value}", file=out)
     return OK
 
 
@@ -104,6 +102,6 @@ def _examine(arguments: argparse.Namespace) -> int:
     wrong = False
     with standard_output() as out:
         for finding in examine():
-            print(printable(str(finding)), file=out, flush=True)
+            print(finding, file=out, flush=True)
             wrong = wrong or finding.mark == "WRONG"
     return FATAL if wrong else OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import os
@@ -103,6 +104,9 @@ def standard_output() -> Iterator[TextIO]:
     """
     if sys.stdout is None:
         raise CaptionerError("standard output: closed; give it a place to go to")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text, nor the terminal know every sign.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield sys.stdout
         sys.stdout.flush()

@@ -79,7 +79,8 @@ class HardAttentionConfig(Settings):
         What a location is rewarded with: the likelihood of the whole caption against one moving average, or that of the
         words from its own on, each against a moving average of its own.
     reinforce : float
-        lambda_r, weight of the REINFORCE term; at 1 the estimator of the bound's gradient is unbiased.
+        lambda_r, weight of the REINFORCE term; at 1 the estimator of the bound's gradient is unbiased, for images whose
+        locations are drawn (`sampling`).
     entropy : float
         lambda_e, weight of the entropy of the attention.
     baseline_decay : float
@@ -146,7 +147,8 @@ class TrainConfig(Settings):
         Likelihood of the true captions (a bound on it if the attention is hard), or CIDEr-D of the model's own.
     start : str, optional
         Checkpoint whose weights and words the run starts from; fresh ones if not given. It must be of the recipe's
-        encoder and decoder, but for dropout, and for soft attention that is to become hard or the other way round.
+        encoder and decoder, but for dropout, and for soft attention that is to become hard or the other way round;
+        its weights take the place of those that the recipe names.
     epochs : int
         Passes over the train split, and the length of the learning-rate schedule.
     images_per_batch : int
@@ -179,7 +181,7 @@ class TrainConfig(Settings):
         Train the encoder too, from this stage on: a stage begins where the map of features is halved, so stage 4 is
         what works at a 16th of the photo's size or less.
     encoder_learning_rate : float
-        Peak learning rate of what is trained of the encoder.
+        Peak learning rate of what is trained of the encoder, which needs `fine_tune_from`.
     checkpoint_steps : int
         Steps between two resumable checkpoints, besides the one after each epoch.
     seed : int
@@ -233,6 +235,8 @@ class TrainConfig(Settings):
             yield f"warmup = {self.warmup} must lie in 0..1, 1 excluded"
         if self.fine_tune_from is not None and self.fine_tune_from < 1:
             yield f"fine_tune_from = {self.fine_tune_from} must be at least 1"
+        if self.fine_tune_from is None and self.encoder_learning_rate != TrainConfig.encoder_learning_rate:
+            yield "encoder_learning_rate is for training from stage fine_tune_from on; add that, or leave it out"
         if self.objective == "self_critical" and self.start is None:
             yield "objective = 'self_critical' needs start, a checkpoint trained with 'cross_entropy'"
         if self.objective == "self_critical" and self.hard_attention != HardAttentionConfig(

@@ -106,6 +106,14 @@ def test_the_doctor_names_what_is_wrong_and_the_cure(
     assert "WRONG  bundled model damaged: " in report
 
 
+def test_signs_that_the_terminal_does_not_know_are_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["info"]) == 0
+    output.seek(0)
+    assert r"\u2026" in output.read()
+
+
 def test_the_doctor_goes_on_where_torch_is_too_old_and_names_are_no_text(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -100,6 +100,11 @@ def test_a_recipe_cannot_decode_soft_attention_as_hard(attention: str, fits: boo
         ("data", {"views": 3, "mirror": True}, "views = 3 would be alike but for two"),
         (
             "train",
+            {"encoder_learning_rate": 1e-3},
+            "encoder_learning_rate is for training from stage fine_tune_from on; add that, or leave it out",
+        ),
+        (
+            "train",
             {"accumulate": 8, "images_per_batch": 4},
             "accumulate = 8 must not be more than images_per_batch = 4",
         ),

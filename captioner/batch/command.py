@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="Exit code: 0 all captioned, 1 could not run, 2 wrong usage, 3 some photos failed, 130 interrupted, "
         "143 and 129 ended by SIGTERM and with the terminal.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="photo, or folder of photos")
+    parser.add_argument("paths", nargs="+", type=_path, metavar="PATH", help="photo, or folder of photos")
     add = parser.add_argument
     add("--output", type=Path, metavar="FILE", help="where to write (default: standard output)")
     add(
@@ -96,6 +96,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=_caption, usage_error=parser.error)
 
 
+def _path(text: str) -> Path:
+    if not text:
+        # A variable of the shell that is not set; to Path it is the working folder.
+        raise argparse.ArgumentTypeError("a path is empty; name a photo or a folder, '.' for this one")
+    return Path(text)
+
+
 def _positive(text: str) -> int:
     try:
         number = int(text)
@@ -153,6 +160,8 @@ def _find_fault(arguments: argparse.Namespace) -> str | None:
         return f"argument --output: {output} is named for CSV, and --format is {kind}; add --format csv"
     if kind == "hf" and not output and not (len(arguments.paths) == 1 and os.path.isdir(arguments.paths[0])):  # noqa: PTH112
         return "argument --output: --format hf needs it unless one folder is captioned; name FOLDER/metadata.jsonl"
+    if arguments.engine == "ray" and arguments.device.startswith("cuda:"):
+        return "argument --device: --engine ray gives each of its processes a GPU of its own; say cuda"
     if arguments.attention != "none" and kind == "txt":
         return "argument --attention: --format txt has no output for it to lie beside; choose another --format"
     if arguments.attention != "none" and not output and kind != "hf":

@@ -21,8 +21,10 @@ from captioner.batch.sidecars import Sidecars, refuse_existing
 from captioner.ending import standard_output, tell, unstoppable
 from captioner.errors import CaptionerError
 from captioner.files import cannot_write, where
-from captioner.paths import exists, is_folder
+from captioner.paths import exists, is_file, is_folder
 from captioner.progress import Bar
+
+_FAILURE = b'{"image": "'  # what a line of failures begins with
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ def run(request: Request, engine: Engine) -> Report:
         If it cannot be begun, or not gone on with: no photos, an output that cannot be written, no model.
     """
     request.listing.check()
+    if request.errors and is_file(request.errors):
+        _refuse_to_replace(request.errors)
     with contextlib.ExitStack() as stack:
         shown = not request.quiet and not request.dry_run and sys.stderr is not None and sys.stderr.isatty()
         total = request.listing.count() if shown else None
@@ -325,8 +329,20 @@ class _Stream:
     def _put(self, data: bytes) -> None:
         opening = b"" if self._begun else self._layout.opening
         self._begun = True
-        with standard_output() as output:
+        # Above the bar, where both are on one terminal.
+        with Bar.external_write_mode(file=sys.stdout), standard_output() as output:
             output.buffer.write(opening + data)
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Refuse what is no file of failures: a photo, most likely, put there by the shell for a pattern such as *.jpg."""
+    try:
+        with path.open("rb") as before:
+            begins = before.read(len(_FAILURE))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if begins not in (b"", _FAILURE):
+        raise CaptionerError(f"{path}: holds something else than failures of an earlier run; choose another --errors")
 
 
 @contextlib.contextmanager

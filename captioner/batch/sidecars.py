@@ -38,7 +38,10 @@ class Sidecars:
         """
         place = _place(file.path)
         if place == Path(file.path):
-            raise CaptionerError(f"{file.path}: its text file would take its place; give it the suffix of an image")
+            raise CaptionerError(
+                f"{file.path}: its text file would take its place; name the folder, of which photos alone are taken, "
+                "or give a photo the suffix of an image"
+            )
         if not self._seen.add(hash64(os.path.realpath(place.parent) + "/" + place.name)):
             raise CaptionerError(f"{file.path}: {place} is the caption of another photo; rename one of the two")
         if self._skip and exists(place):

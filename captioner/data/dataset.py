@@ -75,7 +75,8 @@ def digest(images: Sequence[CaptionedImage]) -> str:
     """Tell captioned photos from others, in 64 digits: by their names, captions and order."""
     found = hashlib.sha256()
     for image in images:
-        found.update(b"\0".join([os.fsencode(image.path.name), *(os.fsencode(c) for c in image.captions), b"\0"]))
+        captions = [caption.encode(errors="surrogatepass") for caption in image.captions]
+        found.update(b"\0".join([os.fsencode(image.path.name), *captions, b"\0"]))
     return found.hexdigest()
 
 
@@ -102,7 +103,6 @@ class CaptionDataset:
             raise ValueError(f"{len(images)} captioned images but features of {len(source)}")
         self.source = source
         self.names = [image.path.name for image in images]
-        self.digest = digest(images)
         self.pad = vocabulary.pad
         sizes: list[int] = []
 

@@ -22,11 +22,19 @@ def own_device(device: torch.device) -> torch.device:
     Raises
     ------
     CaptionerError
-        If there are more processes than GPUs.
+        If there are more processes than GPUs, or others are spoken of and not how to find them.
     """
-    if device.type != "cuda" or processes() < 2:
+    if processes() < 2:
         return device
-    local = int(os.environ["LOCAL_RANK"])
+    absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if absent:
+        raise CaptionerError(
+            f"WORLD_SIZE = {processes()} is set and {', '.join(absent)} not; start the processes with torchrun, or "
+            "unset WORLD_SIZE to train in one"
+        )
+    if device.type != "cuda":
+        return device
+    local = int(os.environ.get("LOCAL_RANK", "0"))  # some clusters start one process a machine, and set none
     if local >= torch.cuda.device_count():
         raise CaptionerError(
             f"--nproc-per-node asks for more processes than there are GPUs ({torch.cuda.device_count()})"

@@ -29,7 +29,8 @@ class HardAttention(nn.Module):
         d log p(y | s) + lambda_r (log p(y | s) - b T) d log p(s) + lambda_e d H,
 
     summed over captions and divided by their number of words, so that every term is a mean per word. With
-    lambda_r = 1 and lambda_e = 0 its expectation is the exact gradient of sum_s p(s) log p(y | s), per word.
+    lambda_r = 1 and lambda_e = 0 its expectation is the exact gradient of sum_s p(s) log p(y | s), per word, if
+    locations are drawn for all images (below) and the regulariser has no weight.
     b is a moving average over batches, of which a step that is accumulated has several, of the log-likelihood per word
     under sampled locations; H is the sum over the words of the entropy of where they may be looked for.
 

@@ -16,7 +16,9 @@ from captioner.models.weights import is_finite
 
 
 def refuse_other_data(checkpoint: Path, digest: str, root: str) -> None:
-    """Refuse to go on with a run on other train photos or captions than it began with: epochs would not be whole.
+    """Refuse to go on with a run on other photos or captions than it began with.
+
+    Its epochs would not be whole, or the best of them be chosen by scores that do not compare.
 
     Parameters
     ----------
@@ -36,8 +38,8 @@ def refuse_other_data(checkpoint: Path, digest: str, root: str) -> None:
     began = notes.get("data") if isinstance(notes, dict) else None
     if began not in (None, digest):
         raise CaptionerError(
-            f"{root}: the train photos or their captions are others than {checkpoint.parent} was begun with; put those "
-            "back, or begin a new run with another --output"
+            f"{root}: the photos to train on or for dev, or their captions, are others than {checkpoint.parent} was "
+            "begun with; put those back, or begin a new run with another --output"
         )
 
 

@@ -102,6 +102,8 @@ class Trainer:
         `metrics.jsonl` and TensorBoard's file.
     resume : bool
         Go on from `folder/last` exactly where it was written.
+    digest : str
+        Of the photos and captions of both splits, which `last/` keeps, for none but these are gone on with.
     """
 
     def __init__(
@@ -114,16 +116,12 @@ class Trainer:
         recipe: Recipe,
         folder: Path,
         resume: bool,
+        digest: str = "",
     ) -> None:
         config = recipe.train
         self.model, self.vocabulary, self.data, self.objective = model, vocabulary, data, objective
-        self.validate, self.recipe, self.folder = validate, recipe, folder
+        self.validate, self.recipe, self.folder, self.digest = validate, recipe, folder, digest
         self.device = next(model.decoder.parameters()).device
-        if config.accumulate * processes() > config.images_per_batch:
-            raise CaptionerError(
-                f"images_per_batch = {config.images_per_batch} is too small for accumulate = {config.accumulate} parts "
-                f"in each of {processes()} processes; raise it, or lower accumulate"
-            )
         fine_tuned = [] if config.fine_tune_from is None else model.encoder.fine_tune(config.fine_tune_from)
         self.parameters = [*model.decoder.parameters(), *fine_tuned]
         self.optimizer = _optimizer(model.decoder, fine_tuned, config)
@@ -287,7 +285,7 @@ class Trainer:
     def _save_last(self) -> None:
         state = {name: part.state_dict() for name, part in self._stateful().items()}
         state["progress"] = dataclasses.asdict(self.progress)
-        notes = {"recipe": self.recipe.to_dict(), "data": self.data.digest}
+        notes = {"recipe": self.recipe.to_dict(), "data": self.digest}
         self._save("last", self.model, training_state=state, notes=notes)
 
     def _save(self, name: str, model: ShowAttendTell, **content: Any) -> None:

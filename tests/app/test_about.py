@@ -14,11 +14,12 @@ import pytest
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
-from app import model_card
+from app import model_card, models
 from captioner import description
 from captioner.checkpoint_files import BUNDLED, read_config
 from captioner.description import DEV_SCORES
 from captioner.errors import CheckpointError
+from tests.batch.conftest import save_tiny
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = model_card.CARD.read_text(encoding="utf-8")
@@ -154,6 +155,18 @@ def test_a_checkpoint_of_ones_own_is_told_by_its_config(own: Path, monkeypatch: 
     page.segmented_control[0].set_value("Hard attention").run()
     assert "### Limits" in page.markdown[0].value
     assert page.table[0].value.iloc[3].tolist() == ["Attention", "hard"]
+
+
+def test_a_model_that_was_trained_on_since_is_told_from_the_one_that_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = save_tiny(tmp_path / "mine", 0)
+    page = open_page(monkeypatch, "--checkpoint", str(mine))
+    assert not page.info, "nothing is loaded yet"
+    models.captioner(mine)
+    assert not page.run().info
+    save_tiny(mine, 1)
+    assert page.run().info[0].value.endswith("Start the app again to caption with this one.")
 
 
 def test_a_best_checkpoint_is_shown_by_the_name_of_its_run(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -340,3 +340,6 @@ def test_pages(at: AppTest) -> None:
     assert [caption.value for caption in at.caption[1:]] == [f"{seed}\\.jpg" for seed in range(24)]
     at.pagination[0].select(2).run()
     assert [caption.value for caption in at.caption[1:]] == ["24\\.jpg"]
+    next(button for button in at.button if button.label == "Start over").click().run()
+    at.file_uploader[0].set_value([(f"{seed}.jpg", jpeg(seed), "image/jpeg") for seed in range(25)]).run()
+    assert len(at.caption[1:]) == 24, "the first page again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,11 +95,21 @@ def test_a_named_file_that_is_not_there_fails_alone(photos: Path, caption: Capti
 def test_failures_go_to_a_file_of_their_own(photos: Path, tmp_path: Path, caption: Caption, capsys: Output) -> None:
     (photos / "bad.jpg").write_text("no image")
     errors = tmp_path / "errors.jsonl"
-    errors.write_text("of the run before\n")
-    assert caption(photos, "--output", tmp_path / "out.jsonl", "--errors", errors) == 3
-    assert [row["image"] for row in rows(errors)] == [str(photos / "bad.jpg")]
+    errors.write_text('{"image": "other.jpg", "error": "of the run before"}\n')
+    for _ in range(2):
+        assert caption(photos, "--output", tmp_path / "out.jsonl", "--errors", errors, "--existing", "overwrite") == 3
+        assert [row["image"] for row in rows(errors)] == [str(photos / "bad.jpg")]
     assert "not an image" in rows(errors)[0]["error"]
     assert capsys.readouterr().err.startswith("4 captioned, 0 skipped, 1 failed")
+
+
+def test_a_photo_is_no_place_for_failures(photos: Path, tmp_path: Path, caption: Caption, capsys: Output) -> None:
+    # What the shell makes of `--errors photos/*` where the file was forgotten.
+    before = (photos / "photo0.jpg").read_bytes()
+    assert caption("--errors", photos / "photo0.jpg", photos / "photo1.jpg", "--output", tmp_path / "out.jsonl") == 1
+    assert f"{photos / 'photo0.jpg'}: holds something else than failures" in capsys.readouterr().err
+    assert (photos / "photo0.jpg").read_bytes() == before
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_fail_fast_stops_at_the_first_failure_and_keeps_the_rows(
@@ -240,6 +251,8 @@ def test_what_cannot_run_is_one_clear_line_and_exit_code_1(
     ("arguments", "named"),
     [
         ([], "PATH"),
+        ([""], "argument PATH: a path is empty"),
+        (["{photos}", "--engine", "ray", "--device", "cuda:1"], "--device"),
         (["{photos}", "--beam", "0"], "--beam"),
         (["{photos}", "--max-length", "x"], "--max-length"),
         (["{photos}", "--batch-size", "-3"], "--batch-size"),
@@ -369,6 +382,24 @@ def test_a_terminal_sees_how_far_it_is(
         monkeypatch.setattr(sys, "stderr", terminal)
         assert caption(photos, "--output", tmp_path / "out.jsonl", *(o.format(tmp=tmp_path) for o in option)) == 3
         assert ("5/5" in terminal.getvalue()) == shown
+
+
+def test_on_a_terminal_captions_stand_on_lines_of_their_own(
+    photos: Path, caption: Caption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    screen = io.BytesIO()
+    terminal = Terminal(screen, "utf-8", write_through=True)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, terminal)
+    assert caption(photos) == 0
+    written = screen.getvalue().decode()
+    assert "4/4" in written
+    # The bar is wiped off its line, by spaces and a return to its beginning, before a row is put there.
+    assert [written[found.start() - 1] for found in re.finditer(r'\{"image"', written)] == ["\r"] * 4
 
 
 def test_an_engine_that_is_not_installed_is_named(

@@ -184,15 +184,18 @@ def test_a_run_is_neither_overwritten_nor_resumed_under_another_recipe(workplace
 
 
 @pytest.mark.parametrize("features", ["stored", "computed"])
-@pytest.mark.parametrize("change", ["caption", "photo"])
+@pytest.mark.parametrize("change", ["caption", "photo", "caption of dev"])
 def test_a_run_does_not_go_on_with_other_data(workplace: Path, change: str, features: str) -> None:
     write_recipe(workplace, epochs=1, extra=f'features = "{features}"', views="2" if features == "stored" else "1")
     finish(start(workplace, "run"))
     finish(start(workplace, "run", "--resume"))
     data = workplace / "flickr8k"
-    if change == "caption":
+    if change != "photo":
+        photo = "photo3" if change == "caption" else "photo25"
         captions = data / "Flickr8k.token.txt"
-        captions.write_text(captions.read_text().replace("photo3.jpg#0\tA girl", "photo3.jpg#0\tA cat"))
+        before = captions.read_text()
+        captions.write_text(re.sub(rf"{photo}\.jpg#0\tA \w+", f"{photo}.jpg#0\tA cat", before))
+        assert captions.read_text() != before
     else:
         (data / "images" / "photo3.jpg").unlink()
     again = start(workplace, "run", "--resume")
