@@ -184,9 +184,7 @@ def test_attention_is_measured_on_request(recipe: Path, capsys: pytest.CaptureFi
 
 
 @no_java
-def test_hard_attention_is_scored_by_any_context(
-    recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_hard_attention_is_scored_by_any_context(recipe: Path, tmp_path: Path) -> None:
     options = ["--data", str(recipe), "--device", "cpu", "--seed", "1", "--output", str(tmp_path / "found")]
     assert evaluate.main([str(HARD), *options, "--context", "expectation", "argmax", "sample"]) == 0
     found = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -12,8 +13,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from app import exports
+from app.photos import Upload, shown
 from captioner.pipeline import Caption
 from tests.app.browsing import expect_caption, heat, open_tab, settle
+from tests.app.conftest import PHOTOGRAPHER
 
 
 def test_soft_and_hard_attention_are_compared_on_the_same_words(
@@ -72,7 +76,7 @@ def test_other_cells_are_drawn_on_demand_and_another_caption_is_compared_next(
     expect(compared).to_have_text(list(second.words))
 
 
-def test_a_caption_that_was_cut_is_compared_as_it_is(viewer: Page, photographer: Caption) -> None:
+def test_a_caption_that_was_cut_is_compared_as_it_is(viewer: Page) -> None:
     viewer.get_by_role("button", name="Words", exact=True).click()
     slider = viewer.get_by_role("slider", name="Most words")
     slider.press("Home")  # five
@@ -112,6 +116,13 @@ def test_downloads_hold_what_was_shown(viewer: Page, photographer: Caption) -> N
     assert record["caption"] == photographer.text
     assert record["betas"] == pytest.approx(photographer.betas)
     np.testing.assert_allclose(record["attention"], photographer.attention, atol=1e-6)
+
+
+def test_of_hard_attention_what_is_drawn_frames_the_cells(hard_photographer: Caption) -> None:
+    photo = shown(Upload("photographer.jpg", PHOTOGRAPHER.read_bytes()))
+    without = dataclasses.replace(hard_photographer, locations=None)
+    for draw in (exports.filmstrip, exports.animation):
+        assert draw("framed", photo, hard_photographer) != draw("not framed", photo, without)
 
 
 def test_the_animation_stands_still_where_motion_is_unwanted(viewer: Page) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 
 import numpy as np
@@ -37,6 +38,11 @@ STAND_STILL = """() => {
     const later = window.setTimeout;
     window.setTimeout = (then, after, ...more) => later(then, after === 1500 ? 1e6 : after, ...more);
 }"""
+
+
+def percent(probability: float) -> str:
+    """How the viewer writes it, halves upwards."""
+    return "< 1 %" if 0 < probability < 0.01 else f"{math.floor(100 * probability + 0.5)} %"
 
 
 def brightest_cell(over: np.ndarray, grid: tuple[int, int]) -> tuple[int, int]:
@@ -77,6 +83,13 @@ def test_pointing_at_a_word_lights_its_place_without_the_server(viewer: Page, ph
         details = viewer.get_by_role("complementary", name="Details")
         expect(details).to_contain_text(f"word {t + 1} of {len(photographer.words)}")
         expect(details).to_contain_text(f"{entropies(photographer.attention)[t]:.1f} bits")
+        expect(details).to_contain_text(re.compile(rf"Probability\s*{percent(photographer.word_probs[t])}"))
+        expect(details).to_contain_text(re.compile(rf"Used the photo\s*{percent(photographer.betas[t])}"))
+        choice, probability = photographer.choices[t][0]
+        label = "(end here)" if choice == "." else choice
+        expect(details.locator(".choices button").first).to_have_text(
+            re.compile(rf"^{re.escape(label)}\s*{percent(probability)}$")
+        )
     # On one scale for all words several cells may be lit fully, so a place is right if it is as good as the peak.
     shared = np.median(photographer.attention.max((1, 2)))
     for cell, weights in zip(found, photographer.attention, strict=True):

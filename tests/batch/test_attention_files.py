@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from PIL import Image
 
 from captioner.config import DecodingOptions
+from captioner.images import load_image
 from captioner.pipeline import Captioner
+from captioner.visualization import filmstrip
 from tests.batch.conftest import Caption, rows, save_tiny
 
 
@@ -35,16 +38,24 @@ def test_numbers_are_those_of_the_caption(photos: Path, tmp_path: Path, caption:
                 assert tuple(map(tuple, file["locations"])) == expected.locations
 
 
-def test_pictures_can_be_opened_and_are_not_captioned(photos: Path, caption: Caption) -> None:
+def test_pictures_show_the_photo_under_every_look_and_are_not_captioned(
+    photos: Path, tmp_path: Path, caption: Caption
+) -> None:
+    model = save_tiny(tmp_path / "hard", 0, "hard")
     output = photos / "out.jsonl"
+    options = ["--attention", "png", "--checkpoint", model, "--context", "argmax", "--precision", "float32"]
     for _ in range(2):
-        assert caption(photos, "--recursive", "--output", output, "--attention", "png") == 0
+        assert caption(photos, "--recursive", "--output", output, *options) == 0
     assert len(rows(output)) == 4
+    captioner = Captioner.load(model, "cpu")
     for row in rows(output):
-        with Image.open(photos / row["attention"]) as picture:
-            picture.load()
+        said = captioner.caption(row["image"], DecodingOptions(context="argmax"))
+        expected = io.BytesIO()
+        filmstrip(load_image(row["image"]), said.words, said.attention, said.region, said.locations).savefig(expected)
+        with Image.open(photos / row["attention"]) as picture, Image.open(expected) as other:
             assert picture.format == "PNG"
-            assert picture.width > 300
+            assert picture.size == other.size
+            assert np.abs(np.asarray(picture, dtype=int) - np.asarray(other)).mean() < 0.5
 
 
 def test_photos_of_one_name_in_two_folders_keep_theirs(photos: Path, tmp_path: Path, caption: Caption) -> None:

@@ -189,7 +189,7 @@ def test_nothing_to_do_loads_no_model(
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "coco", "txt", "hf"])
-def test_any_name_that_a_file_can_have(photos: Path, caption: Caption, kind: str, tmp_path: Path) -> None:
+def test_any_name_that_a_file_can_have(photos: Path, caption: Caption, kind: str) -> None:
     odd = ["-dash.jpg", 'quote".jpg', "new\nline.jpg", "tab\t\r.jpg", "é\u2028.jpg", os.fsdecode(b"no-\xff-utf8.jpg")]
     for name in odd:
         shutil.copy(photos / "photo0.jpg", photos / name)

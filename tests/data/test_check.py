@@ -121,7 +121,7 @@ def test_a_start_brings_its_own_words(flickr_folder: Path, tmp_path: Path, capsy
     assert "wrong  train: no word has a count of 1000; lower data.min_count" in printed
 
 
-def test_a_photo_in_two_splits_is_found_by_its_path_and_by_its_bytes(root: Path, tmp_path: Path) -> None:
+def test_a_photo_in_two_splits_is_found_by_its_path_and_by_its_bytes(root: Path) -> None:
     shutil.copy(root / "train" / "b.jpg", root / "dev" / "other.jpg")
     (root / "dev" / "other.txt").write_text("A dog.")
     report = check(root)

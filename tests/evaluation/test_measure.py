@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecodingOptions
 from captioner.data.annotations import CaptionedImage
 from captioner.data.instances import Instances
@@ -16,11 +15,6 @@ from captioner.pipeline import Captioner
 from tests.conftest import noise_photo
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def captioner() -> Captioner:
-    return Captioner.load(BUNDLED, "cpu", "float32")
 
 
 @pytest.fixture

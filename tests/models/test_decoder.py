@@ -131,6 +131,22 @@ def test_feature_dropout_takes_whole_channels_and_only_in_training(features: tor
     assert torch.allclose(dropped, torch.where(gone.unsqueeze(1), 0.0, 2 * kept), atol=1e-6)
 
 
+def test_dropout_takes_a_share_of_what_words_are_told_by_and_only_in_training(
+    features: torch.Tensor, tokens: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    decoder = AttentionDecoder(DecoderConfig(6, 8, 9, dropout=0.75, feature_dropout=0.0), D, V)
+    seen: list[torch.Tensor] = []
+    decoder.output_word.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    decoder.eval()(features, tokens)
+    decoder.train()(features, tokens)
+    kept, dropped = seen
+    gone = dropped == 0
+    assert not (kept == 0).any()
+    assert gone.float().mean().item() == pytest.approx(0.75, abs=0.1)
+    assert torch.allclose(dropped, torch.where(gone, 0.0, 4 * kept), atol=1e-5)
+
+
 def test_an_untrained_decoder_expects_words_as_often_as_they_occur(
     decoder: AttentionDecoder, features: torch.Tensor
 ) -> None:

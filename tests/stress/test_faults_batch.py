@@ -279,7 +279,7 @@ def test_the_end_of_the_terminal_ends_the_run_but_not_under_nohup(tmp_path: Path
     assert done(folder, "csv") == 2000
 
 
-def test_nobody_is_told_what_may_not_be_read_or_written(tiny: Path, tmp_path: Path, tally: Tally) -> None:
+def test_nobody_is_told_what_may_not_be_read_or_written(tiny: Path, tally: Tally) -> None:
     with everybodys_folder() as place:
         shutil.copytree(tiny, place / "tiny")
         run = lay_out(place / "run", 6)

@@ -141,7 +141,7 @@ def test_what_is_written_down_is_the_reward_of_what_was_drawn(decoder: Attention
     assert float(output.logs["words"]) == sum(map(len, captions)) / 4
 
 
-def test_parts_of_a_step_add_up(decoder: AttentionDecoder, batch: Batch) -> None:
+def test_parts_of_a_step_add_up(decoder: AttentionDecoder) -> None:
     """With one certain caption there is nothing to draw, so that parts can be compared with the whole."""
     with torch.no_grad():
         decoder.output_word.weight.zero_()

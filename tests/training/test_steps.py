@@ -16,6 +16,7 @@ from captioner.checkpoint import load_checkpoint, load_training_state
 from captioner.data.dataset import Batch
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.training.trainer import Trainer
+from captioner.training.validation import Validation
 from tests.training.test_training import in_metrics, in_tensorboard, write_recipe
 
 COMMAND = ["recipe.toml", "--output", "run", "--device", "cpu"]
@@ -79,8 +80,18 @@ def test_what_is_kept_as_best_is_the_average_of_the_weights(here: Path, monkeypa
         return result
 
     monkeypatch.setattr(Trainer, "_step", spy)
+    rated: list[tuple[bool, dict[str, torch.Tensor]]] = []
+    rate = Validation.__call__
+
+    def watch(self: Validation, model: ShowAttendTell) -> dict[str, float]:
+        rated.append((model.training, {name: model.state_dict()[name].clone() for name in names}))
+        return rate(self, model)
+
+    monkeypatch.setattr(Validation, "__call__", watch)
     assert train.main(COMMAND) == 0
     best = load_checkpoint(here / "run" / "best")[0].state_dict()
+    [(with_dropout, judged)] = rated
+    assert not with_dropout
     last = load_checkpoint(here / "run" / "last")[0].state_dict()
     assert len(seen) == 24
     for name in names:
@@ -90,6 +101,7 @@ def test_what_is_kept_as_best_is_the_average_of_the_weights(here: Path, monkeypa
             kept = number / (number + 9) if number < 21 else 0.7
             average = kept * average + (1 - kept) * weights[name]
         assert torch.allclose(best[name], average, rtol=1e-3, atol=1e-6)  # half precision
+        assert torch.allclose(judged[name], average, rtol=1e-4, atol=1e-7)
         assert torch.equal(last[name], seen[-1][name])
     # To the bit: a store of what the frozen part gives serves the next run, too.
     assert best[names[2]].numpy().tobytes() == seen[0][names[2]].half().float().numpy().tobytes()
