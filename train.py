@@ -94,7 +94,7 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
     refuse_wrong_folder(folder, options.resume)
     refuse_too_many_parts(recipe.train)
     train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"), "dev")
-    found = digest([*train_images, *dev_images])
+    found = digest(train_images) + digest(dev_images)
     if options.resume:
         # Before features are stored, which takes long.
         refuse_other_data(folder / "last", found, recipe.data.root)

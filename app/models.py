@@ -41,8 +41,9 @@ def _captioner(checkpoint: Path) -> Captioner:
     from captioner.pipeline import Captioner
 
     # Hashed now, for the files may be those of a later model when it is asked for.
-    _LOADED[checkpoint] = model_id(checkpoint)
-    return Captioner.load(checkpoint)
+    loaded, name = Captioner.load(checkpoint), model_id(checkpoint)
+    _LOADED[checkpoint] = name
+    return loaded
 
 
 def captioner(checkpoint: Path) -> Captioner:

@@ -104,10 +104,10 @@ def standard_output() -> Iterator[TextIO]:
     """
     if sys.stdout is None:
         raise CaptionerError("standard output: closed; give it a place to go to")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files need not be text, nor the terminal know every sign.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Names of files need not be text, nor the terminal know every sign.
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         sys.stdout.flush()
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,9 @@ from captioner.files import cannot_write, where
 from captioner.paths import exists, is_file, is_folder
 from captioner.progress import Bar
 
-_FAILURE = b'{"image": "'  # what a line of failures begins with
+_FAILURE = re.compile(
+    rb'\{"image": "(?:[^"\\]|\\.)*", "error": "'
+)  # what a line of failures begins with, and no caption
 
 
 @dataclass(frozen=True)
@@ -329,19 +332,21 @@ class _Stream:
     def _put(self, data: bytes) -> None:
         opening = b"" if self._begun else self._layout.opening
         self._begun = True
-        # Above the bar, where both are on one terminal.
-        with Bar.external_write_mode(file=sys.stdout), standard_output() as output:
-            output.buffer.write(opening + data)
+        with standard_output() as output:
+            # Above the bar, where both are on one terminal.
+            with Bar.external_write_mode(file=output) if output.isatty() else contextlib.nullcontext():
+                output.buffer.write(opening + data)
+                output.buffer.flush()
 
 
 def _refuse_to_replace(path: Path) -> None:
     """Refuse what is no file of failures: a photo, most likely, put there by the shell for a pattern such as *.jpg."""
     try:
         with path.open("rb") as before:
-            begins = before.read(len(_FAILURE))
+            line = before.readline(2**20)
     except OSError as error:
         raise cannot_write(path, error) from error
-    if begins not in (b"", _FAILURE):
+    if line and not _FAILURE.match(line):
         raise CaptionerError(f"{path}: holds something else than failures of an earlier run; choose another --errors")
 
 

@@ -23,9 +23,9 @@ def refuse_other_data(checkpoint: Path, digest: str, root: str) -> None:
     Parameters
     ----------
     checkpoint : Path
-        Whose notes may tell the digest of its data; those of a run older than that do not.
+        Whose notes may tell the digests of its data; an older run's tell none, or that of the train photos alone.
     digest : str
-        Of the data there is now.
+        Of the train and the dev photos there are now, one after the other.
     root : str
         Where that lies.
 
@@ -36,7 +36,7 @@ def refuse_other_data(checkpoint: Path, digest: str, root: str) -> None:
     """
     notes = read_config(checkpoint).get("notes")
     began = notes.get("data") if isinstance(notes, dict) else None
-    if began not in (None, digest):
+    if began is not None and not digest.startswith(str(began)):
         raise CaptionerError(
             f"{root}: the photos to train on or for dev, or their captions, are others than {checkpoint.parent} was "
             "begun with; put those back, or begin a new run with another --output"

@@ -102,7 +102,7 @@ class Trainer:
         `metrics.jsonl` and TensorBoard's file.
     resume : bool
         Go on from `folder/last` exactly where it was written.
-    digest : str
+    digest : str, optional
         Of the photos and captions of both splits, which `last/` keeps, for none but these are gone on with.
     """
 
@@ -116,7 +116,7 @@ class Trainer:
         recipe: Recipe,
         folder: Path,
         resume: bool,
-        digest: str = "",
+        digest: str | None = None,
     ) -> None:
         config = recipe.train
         self.model, self.vocabulary, self.data, self.objective = model, vocabulary, data, objective

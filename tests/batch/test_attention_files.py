@@ -47,7 +47,7 @@ def test_pictures_show_the_photo_under_every_look_and_are_not_captioned(
     for _ in range(2):
         assert caption(photos, "--recursive", "--output", output, *options) == 0
     assert len(rows(output)) == 4
-    captioner = Captioner.load(model, "cpu")
+    captioner = Captioner.load(model, "cpu", "float32")
     for row in rows(output):
         said = captioner.caption(row["image"], DecodingOptions(context="argmax"))
         expected = io.BytesIO()

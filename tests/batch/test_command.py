@@ -103,13 +103,18 @@ def test_failures_go_to_a_file_of_their_own(photos: Path, tmp_path: Path, captio
     assert capsys.readouterr().err.startswith("4 captioned, 0 skipped, 1 failed")
 
 
-def test_a_photo_is_no_place_for_failures(photos: Path, tmp_path: Path, caption: Caption, capsys: Output) -> None:
+def test_photos_and_captions_are_no_place_for_failures(
+    photos: Path, tmp_path: Path, caption: Caption, capsys: Output
+) -> None:
     # What the shell makes of `--errors photos/*` where the file was forgotten.
-    before = (photos / "photo0.jpg").read_bytes()
-    assert caption("--errors", photos / "photo0.jpg", photos / "photo1.jpg", "--output", tmp_path / "out.jsonl") == 1
-    assert f"{photos / 'photo0.jpg'}: holds something else than failures" in capsys.readouterr().err
-    assert (photos / "photo0.jpg").read_bytes() == before
-    assert not (tmp_path / "out.jsonl").exists()
+    captions = tmp_path / "captions.jsonl"
+    assert caption(photos, "--output", captions) == 0
+    for taken in (photos / "photo0.jpg", captions):
+        before = taken.read_bytes()
+        assert caption("--errors", taken, photos / "photo1.jpg", "--output", tmp_path / "out.jsonl") == 1
+        assert f"{taken}: holds something else than failures" in capsys.readouterr().err
+        assert taken.read_bytes() == before
+        assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_fail_fast_stops_at_the_first_failure_and_keeps_the_rows(

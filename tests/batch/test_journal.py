@@ -230,9 +230,10 @@ def test_overwrite_keeps_what_is_there_if_every_photo_fails(photos: Path, tmp_pa
 def test_a_refused_run_leaves_the_errors_of_another_alone(photos: Path, tmp_path: Path, caption: Caption) -> None:
     output, errors = tmp_path / "out.jsonl", tmp_path / "errors.jsonl"
     assert caption(photos, "--output", output) == 0
-    errors.write_text("another run's\n")
+    line = '{"image": "x.jpg", "error": "another run\'s"}\n'
+    errors.write_text(line)
     assert caption(photos, "--output", output, "--errors", errors, "--existing", "error") == 1
-    assert errors.read_text() == "another run's\n"
+    assert errors.read_text() == line
 
 
 def test_errors_do_not_go_into_the_records(photos: Path, tmp_path: Path, caption: Caption) -> None:

@@ -191,7 +191,7 @@ def test_a_run_does_not_go_on_with_other_data(workplace: Path, change: str, feat
     finish(start(workplace, "run", "--resume"))
     data = workplace / "flickr8k"
     if change != "photo":
-        photo = "photo3" if change == "caption" else "photo25"
+        photo = "photo3" if change == "caption" else "photo26"
         captions = data / "Flickr8k.token.txt"
         before = captions.read_text()
         captions.write_text(re.sub(rf"{photo}\.jpg#0\tA \w+", f"{photo}.jpg#0\tA cat", before))
