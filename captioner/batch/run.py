@@ -332,11 +332,13 @@ class _Stream:
     def _put(self, data: bytes) -> None:
         opening = b"" if self._begun else self._layout.opening
         self._begun = True
-        with standard_output() as output:
-            # Above the bar, where both are on one terminal.
-            with Bar.external_write_mode(file=output) if output.isatty() else contextlib.nullcontext():
-                output.buffer.write(opening + data)
-                output.buffer.flush()
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(standard_output())
+            if output.isatty():
+                # Above the bar, which is on the same terminal.
+                stack.enter_context(Bar.external_write_mode(file=output))
+            output.buffer.write(opening + data)
+            output.buffer.flush()
 
 
 def _refuse_to_replace(path: Path) -> None:
