@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -372,39 +370,6 @@ def test_nothing_but_captions_is_written_where_standard_error_is_closed(photos: 
     result = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 3
     assert len([json.loads(line)["image"] for line in result.stdout.splitlines()]) == 3
-
-
-def test_a_terminal_sees_how_far_it_is(
-    photos: Path, tmp_path: Path, caption: Caption, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    (photos / "bad.jpg").write_text("no image")
-    for option, shown in (["--errors", "{tmp}/errors"], True), (["--quiet"], False):
-        terminal = Terminal()
-        monkeypatch.setattr(sys, "stderr", terminal)
-        assert caption(photos, "--output", tmp_path / "out.jsonl", *(o.format(tmp=tmp_path) for o in option)) == 3
-        assert ("5/5" in terminal.getvalue()) == shown
-
-
-def test_on_a_terminal_captions_stand_on_lines_of_their_own(
-    photos: Path, caption: Caption, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Terminal(io.TextIOWrapper):
-        def isatty(self) -> bool:
-            return True
-
-    screen = io.BytesIO()
-    terminal = Terminal(screen, "utf-8", write_through=True)
-    for stream in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, stream, terminal)
-    assert caption(photos) == 0
-    written = screen.getvalue().decode()
-    assert "4/4" in written
-    # The bar is wiped off its line, by spaces and a return to its beginning, before a row is put there.
-    assert [written[found.start() - 1] for found in re.finditer(r'\{"image"', written)] == ["\r"] * 4
 
 
 def test_an_engine_that_is_not_installed_is_named(

@@ -304,27 +304,30 @@ def test_more_processes_than_gpus_is_no_traceback(
     assert "more processes than there are GPUs (1)" in capsys.readouterr().err
 
 
-def test_several_processes_that_torchrun_did_not_start_are_refused_at_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "WORLD_SIZE = 2 is set and RANK, MASTER_PORT not; start"),
+        (
+            {"WORLD_SIZE": "8", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+            "images_per_batch = 32 is too small for accumulate = 5 parts in each of 8",
+        ),
+    ],
+)
+def test_processes_without_torchrun_or_photos_enough_are_refused_before_the_data_is_read(
+    environment: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(os, "_exit", lambda code: None)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    (tmp_path / "recipe.toml").write_text('[data]\nroot = "x"\n[encoder]\nname = "resnet18"\n')
-    assert train.main([str(tmp_path / "recipe.toml"), "--output", str(tmp_path / "run")]) == 1
-    assert "WORLD_SIZE = 2 is set and RANK, MASTER_PORT not; start" in capsys.readouterr().err
-
-
-def test_more_parts_than_photos_are_refused_before_the_data_is_read(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(os, "_exit", lambda code: None)
-    for name, value in {"WORLD_SIZE": "8", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     recipe = '[data]\nroot = "x"\n[encoder]\nname = "resnet18"\n[train]\nimages_per_batch = 32\naccumulate = 5\n'
     (tmp_path / "recipe.toml").write_text(recipe)
     assert train.main([str(tmp_path / "recipe.toml"), "--output", str(tmp_path / "run"), "--device", "cpu"]) == 1
-    assert "images_per_batch = 32 is too small for accumulate = 5 parts in each of 8" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_best_is_chosen_by_the_score_of_the_recipe(workplace: Path) -> None:
