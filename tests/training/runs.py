@@ -140,13 +140,15 @@ def _run(
     *arguments: str,
 ) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for number, name in ((1, "stdout"), (2, "stderr")):
+    for number in (1, 2):
         os.dup2(file, number)
-        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
     os.chdir(folder)
     os.environ.update(environment)
     _heed_signals()
     prepare()
+    # Last, as they are what Python makes of whatever the outputs are by then.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
     sys.argv = [program, *arguments]
     if program in MODULES:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
