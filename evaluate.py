@@ -14,7 +14,7 @@ from pathlib import Path
 
 from captioner.checkpoint_files import BUNDLED, short_name, weights_sha256
 from captioner.config import DecodingOptions
-from captioner.data.annotations import CaptionedImage, list_split, read_split, with_words
+from captioner.data.annotations import CaptionedImage, for_scoring, list_split, read_split
 from captioner.data.instances import Instances, instances_beside, read_instances
 from captioner.ending import OK, run_to_end, standard_output, stoppable
 from captioner.errors import CaptionerError, DatasetError, ImageReadError
@@ -172,7 +172,7 @@ def load_systems(paths: Mapping[int, Path], device: str) -> list[System]:
 def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:
     """Read the splits asked for, and refuse what would only fail after all the work."""
     splits = dict.fromkeys(options.split)
-    images = with_words([image for split in splits for image in read_split(data, split)], "+".join(splits))
+    images = for_scoring([image for split in splits for image in read_split(data, split)], "+".join(splits))
     if options.leave_one_out and min(len(image.captions) for image in images) < 2:
         raise CaptionerError("--leave-one-out needs two or more references of every photo; leave it off")
     return images

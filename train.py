@@ -16,7 +16,7 @@ import torch
 from captioner.checkpoint import is_checkpoint, load_checkpoint
 from captioner.checkpoint_files import CONFIG, read_config
 from captioner.config import ModelConfig
-from captioner.data.annotations import CaptionedImage, read_split, with_words
+from captioner.data.annotations import CaptionedImage, for_scoring, read_split, with_words
 from captioner.data.dataset import CaptionDataset, Source, digest
 from captioner.data.features import FeatureStore, StoredViews, store_name
 from captioner.data.photos import Photos
@@ -93,7 +93,8 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
         logging.getLogger().setLevel(logging.ERROR)  # one process tells
     refuse_wrong_folder(folder, options.resume)
     refuse_too_many_parts(recipe.train)
-    train_images, dev_images = read_split(recipe.data, "train"), with_words(read_split(recipe.data, "dev"), "dev")
+    train_images = with_words(read_split(recipe.data, "train"), "train")
+    dev_images = for_scoring(read_split(recipe.data, "dev"), "dev")
     found = digest(train_images) + digest(dev_images)
     if options.resume:
         # Before features are stored, which takes long.

@@ -51,7 +51,7 @@ def examine() -> Iterator[Finding]:
     yield from _devices()
     yield _java()
     yield _data()
-    for checkpoint in sorted(path for path in BUNDLED.parent.iterdir() if path.is_dir()):
+    for checkpoint in sorted({BUNDLED, *filter(Path.is_dir, BUNDLED.parent.glob("*"))}):
         yield _model(checkpoint)
 
 

@@ -187,9 +187,9 @@ class TrainConfig(Settings):
     seed : int
         Of weights, batches, dropout, and captions and locations that are sampled.
     hard_attention : HardAttentionConfig
-        Read only if the decoder's attention is hard; of self-critical training only `sampling`.
+        Only if the decoder's attention is hard; of self-critical training only `sampling`.
     self_critical : SelfCriticalConfig
-        Read only if that is the objective.
+        Only if that is the objective. Captions are drawn as long as those that `decoding.max_length` allows on dev.
     """
 
     objective: typing.Literal["cross_entropy", "self_critical"] = "cross_entropy"
@@ -243,6 +243,8 @@ class TrainConfig(Settings):
             sampling=self.hard_attention.sampling
         ):
             yield "hard_attention: objective = 'self_critical' reads sampling alone; leave the others out"
+        if self.objective != "self_critical" and self.self_critical != SelfCriticalConfig():
+            yield "self_critical is for objective = 'self_critical'; add that, or leave it out"
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,8 @@ class Recipe(Settings):
             yield "data.mirror and data.crop need data.views = 2 or more with train.features = 'stored'"
         if self.train.features == "computed" and self.data.views > 1:
             yield f"data.views = {self.data.views} is for train.features = 'stored'; computed ones have no end of views"
+        if self.train.hard_attention != HardAttentionConfig() and self.decoder.attention != "hard":
+            yield "train.hard_attention is for decoder.attention = 'hard'; add that, or leave it out"
         if self.decoding.context != "expectation" and self.decoder.attention != "hard":
             yield (
                 f"decoding.context = {self.decoding.context!r} needs decoder.attention = 'hard', not "

@@ -113,6 +113,16 @@ def test_a_recipe_cannot_decode_soft_attention_as_hard(attention: str, fits: boo
             {"objective": "self_critical", "start": "x", "hard_attention": {"sampling_warmup": 0.6}},
             "hard_attention: objective = 'self_critical' reads sampling alone",
         ),
+        (
+            "train",
+            {"start": "x", "self_critical": {"bleu": 2.0}},
+            "self_critical is for objective = 'self_critical'; add that, or leave it out",
+        ),
+        (
+            "train",
+            {"hard_attention": {"sampling": 0.9}},
+            r"train\.hard_attention is for decoder\.attention = 'hard'; add that, or leave it out",
+        ),
     ],
 )
 def test_settings_that_would_do_nothing_or_fail_later_are_refused(

@@ -223,10 +223,10 @@ def test_what_is_wrong_with_the_data_is_said(
     written = tokens.read_text()
     tokens.write_text(re.sub(r"(?m)^(photo27.jpg#[01]\t).*$", r"\1...", written))
     assert evaluate.main(options) == 0
-    assert "photo27.jpg: 2 references have no word, passed over" in caplog.text
+    assert "photo27.jpg: 2 of 5 captions have no word, passed over" in caplog.text
     tokens.write_text(re.sub(r"(?m)^(photo27.jpg#.\t).*$", r"\1...", written))
     assert evaluate.main(options) == 1
-    assert "photo27.jpg: no reference with a word (1 such photos)" in capsys.readouterr().err
+    assert "photo27.jpg: no caption with a word (1 such photos)" in capsys.readouterr().err
     tokens.write_text(written)
     broken = flickr_folder / "images" / "photo25.jpg"
     broken.write_bytes(b"no photo")

@@ -82,6 +82,8 @@ def _harmless(cell: object) -> object:
 def coco(left_out: Callable[[str], None]) -> Layout:
     """Give the array of results that COCO's scorers read.
 
+    Photos that are not there any more are left out, or a renamed one would keep the id of its old name.
+
     Parameters
     ----------
     left_out : callable
@@ -90,9 +92,11 @@ def coco(left_out: Callable[[str], None]) -> Layout:
     seen = HashSet()
 
     def row(record: Record) -> bytes | None:
+        if not exists(where(Path(record["image"]))):
+            return None
         image_id = coco_id(record["image"])
         if not seen.add(hash64(repr(image_id))):
-            left_out(f"left out: {record['image']}: image_id {image_id} is another photo's already; rename one of them")
+            left_out(f"left out: {record['image']}: image_id {image_id} is another photo's already; rename this one")
             return None
         return to_line({"image_id": image_id, "caption": record["caption"]}).rstrip(b"\n")
 

@@ -104,13 +104,14 @@ def read_records(lines: Iterable[bytes], name: str) -> Iterator[tuple[bytes, Rec
         At a line that is no record.
     """
     for number, line in enumerate(lines, 1):
-        # Only what begins like a record is taken for a torn one: it is going to be cut off.
-        if not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line)):
-            return
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
+        # Only what begins like a record, or is one but for its end, is taken for a torn one: it is going to be cut off.
+        begun = record is None and (line.startswith(_START) or _START.startswith(line))
+        if not line.endswith(b"\n") and (begun or _is_record(record)):
+            return
         if not _is_record(record):
             raise CaptionerError(
                 f"{name}:{number}: not a line that this command has written; nothing was changed. Mend or delete the "

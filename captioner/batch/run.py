@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal, Protocol
 
 from captioner.batch.formats import Layout, coco, comma_separated, hugging_face, jsonl
 from captioner.batch.job import Engine, ImageFile, Job, Outcome
@@ -21,7 +22,7 @@ from captioner.batch.records import Record, to_line
 from captioner.batch.sidecars import Sidecars, refuse_existing
 from captioner.ending import standard_output, tell, unstoppable
 from captioner.errors import CaptionerError
-from captioner.files import cannot_write, where
+from captioner.files import cannot_write, where, write_all
 from captioner.paths import exists, is_file, is_folder
 from captioner.progress import Bar
 
@@ -100,7 +101,7 @@ class Report:
     """
 
     def __init__(self, bar: Bar, fail_fast: bool = False) -> None:
-        self.errors: BinaryIO | None = None
+        self.errors: FileIO | None = None
         self.captioned = self.skipped = self.failed = self.left_out = 0
         self.interruption: KeyboardInterrupt | None = None
         self._bar, self._fail_fast = bar, fail_fast
@@ -132,7 +133,7 @@ class Report:
         self.failed += 1
         if self.errors:
             try:
-                self.errors.write(to_line({"image": image, "error": error}))
+                write_all(self.errors, to_line({"image": image, "error": error}))
             except OSError as fault:
                 raise cannot_write(Path(self.errors.name), fault) from fault
         else:
@@ -353,7 +354,7 @@ def _refuse_to_replace(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _errors(path: Path | None) -> Iterator[BinaryIO | None]:
+def _errors(path: Path | None) -> Iterator[FileIO | None]:
     if path is None:
         yield None
         return
@@ -363,4 +364,4 @@ def _errors(path: Path | None) -> Iterator[BinaryIO | None]:
     except OSError as error:
         raise cannot_write(path, error) from error
     with file:
-        yield file  # type: ignore[misc]
+        yield file

@@ -43,7 +43,7 @@ class Sidecars:
                 "or give a photo the suffix of an image"
             )
         if not self._seen.add(hash64(os.path.realpath(place.parent) + "/" + place.name)):
-            raise CaptionerError(f"{file.path}: {place} is the caption of another photo; rename one of the two")
+            raise CaptionerError(f"{file.path}: {place} is the caption of another photo; rename this one")
         if self._skip and exists(place):
             return True
         if is_folder(place.parent) and not os.access(place.parent, os.W_OK):

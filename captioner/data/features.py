@@ -247,7 +247,12 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
             f"{folder}: made by another encoder or with other weights or preprocessing ({found['encoder']}, not "
             f"{wanted['encoder']}); delete it, or choose another folder"
         )
-    for key in ("view", "precision", "shape"):
+    if found["view"] != wanted["view"]:
+        raise DatasetError(
+            f"{folder}: made of other views, by mirror and crop or by which photos have captions that tell left from "
+            "right; delete it, or choose another folder"
+        )
+    for key in ("precision", "shape"):
         if found[key] != wanted[key]:
             raise DatasetError(
                 f"{folder}: made with {key} = {found[key]}, not {wanted[key]}; delete it, or choose another folder"

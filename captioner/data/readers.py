@@ -199,7 +199,6 @@ def _read_records(
 ) -> list[CaptionedImage]:
     pattern = choose(root, "captions", captions, usual)
     path = find_split(root, pattern, split)
-    folder = photo_folder(root, choose(root, "images", images, _IMAGE_FOLDERS), split)
     found: set[str] = set()
     captions_of: dict[str, list[str]] = {}
     for number, record in records(path):
@@ -224,6 +223,7 @@ def _read_records(
         its_captions += [field({"captions": c}, "captions", str, where) for c in several]
     if SPLIT not in pattern and not captions_of:
         raise missing_split(path, split, found)
+    folder = photo_folder(root, choose(root, "images", images, _IMAGE_FOLDERS), split)
     return [CaptionedImage(folder / image, tuple(c)) for image, c in captions_of.items()]
 
 

@@ -81,6 +81,8 @@ def _run(text: str, seconds: float) -> str:
     except subprocess.CalledProcessError as error:
         said = (error.stderr.strip() or "no message").splitlines()[0]
         raise MetricUnavailableError(f"its Java program failed: {said}") from error
+    except OSError as error:
+        raise MetricUnavailableError(f"Java does not run ({error.strerror or error})") from error
     return run.stdout
 
 

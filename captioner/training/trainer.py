@@ -135,6 +135,8 @@ class Trainer:
         self.rated: nn.Module = _Rated(model, objective)
         if processes() > 1:
             self.rated = DistributedDataParallel(self.rated)
+            # A frozen encoder has hundreds, none of which a step changes; an objective's are the same everywhere.
+            self.rated.broadcast_buffers = False
 
     def fit(self) -> Progress:
         """Train.
@@ -232,7 +234,7 @@ class Trainer:
             # Gradients are exchanged once a step, with its last part.
             held = isinstance(self.rated, DistributedDataParallel) and number < len(parts)
             with self.rated.no_sync() if held else contextlib.nullcontext():  # type: ignore[operator]
-                features = part.features.to(self.device, non_blocking=True)
+                features = part.features.to(self.device)
                 features = features if features.dtype == torch.uint8 else features.to(dtype)
                 with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                     output = self.rated(part._replace(features=features, tokens=part.tokens.to(self.device)))

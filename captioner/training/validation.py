@@ -26,7 +26,7 @@ class Validation:
     Parameters
     ----------
     images : sequence of CaptionedImage
-        Whose captions are the references; see `captioner.data.annotations.with_words`.
+        Whose captions are the references; see `captioner.data.annotations.for_scoring`.
     source : Source
         Rows in the same order.
     vocabulary : Vocabulary

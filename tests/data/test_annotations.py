@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.annotations import DATA_VARIABLE, CaptionedImage, read_split, with_words
+from captioner.data.annotations import DATA_VARIABLE, CaptionedImage, for_scoring, read_split, with_words
 from captioner.data.readers import READERS
 from captioner.errors import CaptionerError, DatasetError
 from captioner.recipe import DataConfig
@@ -73,12 +73,15 @@ def test_captions_without_a_word_are_no_references(caplog: pytest.LogCaptureFixt
         CaptionedImage(Path(f"{number}.jpg"), captions)
         for number, captions in enumerate((("A dog.", "...", "!"), ("A cat.",), ("...",)))
     )
-    assert [image.captions for image in with_words([one, two], "dev")] == [("A dog.",), ("A cat.",)]
-    assert "0.jpg: 2 references have no word" in caplog.text
-    with pytest.raises(DatasetError, match=r"dev split: 2\.jpg: no reference with a word \(1 such photos\)"):
+    for leave_out in (with_words, for_scoring):
+        caplog.clear()
+        assert [image.captions for image in leave_out([one, two], "dev")] == [("A dog.",), ("A cat.",)]
+        assert caplog.messages == ["0.jpg: 2 of 3 captions have no word, passed over"]
+    with pytest.raises(DatasetError, match=r"dev split: 2\.jpg: no caption with a word \(1 such photos\)"):
         with_words([one, none, two], "dev")
     with pytest.raises(DatasetError, match="dev split: one photo alone"):
-        with_words([one], "dev")
+        for_scoring([one], "dev")
+    assert len(with_words([one], "train")) == 1
 
 
 def test_every_table_in_the_guide_is_a_valid_one() -> None:

@@ -35,9 +35,12 @@ def paths(tmp_path: Path) -> list[Path]:
     return paths
 
 
+MIRROR = DataConfig("", mirror=True)
+
+
 def make_photos(paths: list[Path], encoder: ImageEncoder | None = None) -> Photos:
     images = [CaptionedImage(path, ("a dog",)) for path in paths]
-    return Photos(images, (encoder or make_encoder()).preprocessing, DataConfig("", mirror=True))
+    return Photos(images, (encoder or make_encoder()).preprocessing, MIRROR)
 
 
 def test_rows_are_the_features_of_the_photos(tmp_path: Path, paths: list[Path]) -> None:
@@ -69,10 +72,15 @@ def test_half_precision_features_are_the_same_but_for_rounding(tmp_path: Path, p
     assert 0 < error < 0.02
 
 
-@pytest.mark.parametrize("change", [{"view": 1}, {"precision": torch.bfloat16}])
-def test_a_store_made_in_another_way_is_refused(tmp_path: Path, paths: list[Path], change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"view": 1}, "made of other views, by mirror"), ({"precision": torch.bfloat16}, "made with precision = float32")],
+)
+def test_a_store_made_in_another_way_is_refused(
+    tmp_path: Path, paths: list[Path], change: dict[str, object], message: str
+) -> None:
     FeatureStore.build(tmp_path / "store", make_photos(paths[:2]), make_encoder(), CPU)
-    with pytest.raises(DatasetError, match=f"made with {next(iter(change))} = "):
+    with pytest.raises(DatasetError, match=message):
         FeatureStore.build(tmp_path / "store", make_photos(paths[:2]), make_encoder(), CPU, **change)  # type: ignore[arg-type]
 
 
@@ -120,6 +128,16 @@ def test_a_store_made_with_other_weights_is_refused(tmp_path: Path, paths: list[
     next(encoder.parameters()).data[0, 0, 0, 0] += 1e-3
     with pytest.raises(DatasetError, match="another encoder or with other weights or preprocessing"):
         FeatureStore.build(tmp_path / "store", make_photos(paths[:2]), encoder, CPU)
+
+
+def test_a_caption_that_tells_left_from_right_asks_for_other_features(tmp_path: Path, paths: list[Path]) -> None:
+    photos = make_photos(paths[:2])
+    told = Photos([CaptionedImage(path, ("a dog on the left",)) for path in paths[:2]], photos.preprocessing, MIRROR)
+    for view in range(2):
+        FeatureStore.build(tmp_path / str(view), photos, make_encoder(), CPU, view=view)
+    FeatureStore.build(tmp_path / "0", told, make_encoder(), CPU, view=0)
+    with pytest.raises(DatasetError, match="captions that tell left from right; delete it"):
+        FeatureStore.build(tmp_path / "1", told, make_encoder(), CPU, view=1)
 
 
 def test_a_store_of_other_photos_is_refused(tmp_path: Path, paths: list[Path]) -> None:

@@ -14,6 +14,7 @@ import torch
 import train
 from captioner.checkpoint import load_checkpoint, load_training_state
 from captioner.data.dataset import Batch
+from captioner.images import load_image, preprocess
 from captioner.models.show_attend_tell import ShowAttendTell
 from captioner.training.trainer import Trainer
 from captioner.training.validation import Validation
@@ -80,19 +81,25 @@ def test_what_is_kept_as_best_is_the_average_of_the_weights(here: Path, monkeypa
         return result
 
     monkeypatch.setattr(Trainer, "_step", spy)
-    rated: list[tuple[bool, dict[str, torch.Tensor]]] = []
+    rated: list[tuple[bool, dict[str, torch.Tensor], torch.Tensor]] = []
     rate = Validation.__call__
 
     def watch(self: Validation, model: ShowAttendTell) -> dict[str, float]:
-        rated.append((model.training, {name: model.state_dict()[name].clone() for name in names}))
+        with torch.inference_mode():  # from the stored maps, so by what lies behind the cut
+            features = model.features(self.source.read([0], 0))
+        rated.append((model.training, {name: model.state_dict()[name].clone() for name in names}, features))
         return rate(self, model)
 
     monkeypatch.setattr(Validation, "__call__", watch)
     assert train.main(COMMAND) == 0
-    best = load_checkpoint(here / "run" / "best")[0].state_dict()
-    [(with_dropout, judged)] = rated
+    kept_model, last_model = (load_checkpoint(here / "run" / name)[0] for name in ("best", "last"))
+    best, last = kept_model.state_dict(), last_model.state_dict()
+    [(with_dropout, judged, features)] = rated
     assert not with_dropout
-    last = load_checkpoint(here / "run" / "last")[0].state_dict()
+    photo = preprocess(load_image(here / "flickr8k" / "images" / "photo24.jpg"), kept_model.encoder.preprocessing)
+    with torch.inference_mode():
+        expected, unlike = (model.features(photo.unsqueeze(0)) for model in (kept_model, last_model))
+    assert relative_error(features, expected) < 0.01 < relative_error(features, unlike)
     assert len(seen) == 24
     for name in names:
         # It keeps a tenth of itself at the first step, more at each one after, and seven tenths from the 21st on.
@@ -107,6 +114,10 @@ def test_what_is_kept_as_best_is_the_average_of_the_weights(here: Path, monkeypa
     assert best[names[2]].numpy().tobytes() == seen[0][names[2]].half().float().numpy().tobytes()
     for name in names[:2]:
         assert float((best[name] - last[name]).abs().max()) > 5e-4
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
 
 
 def test_memory_that_is_not_to_be_had_ends_in_a_line(

@@ -247,9 +247,24 @@ def test_what_cannot_be_scored_is_refused_before_features_are_computed(
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("CAPTIONER_DATA", str(workplace))
     assert train.main(["recipe.toml", "--output", "run", "--device", "cpu"]) == 1
-    message = {"prefix": "does not know: 'zyzzyva'", "references": "photo27.jpg: no reference with a word"}[wrong]
+    message = {"prefix": "does not know: 'zyzzyva'", "references": "photo27.jpg: no caption with a word"}[wrong]
     assert message in capsys.readouterr().err
     assert not (workplace / "cache").exists()
+
+
+def test_a_caption_without_a_word_teaches_nothing(workplace: Path) -> None:
+    write_recipe(workplace, epochs=1)
+    tokens = workplace / "flickr8k" / "Flickr8k.token.txt"
+    written = tokens.read_text()
+    weights: list[str] = []
+    for caption in ("photo3.jpg#4\t...\n", ""):
+        tokens.write_text(re.sub(r"(?m)^photo3\.jpg#4\t.*\n", caption, written))
+        run = start(workplace, f"run-{len(weights)}")
+        output = run.communicate()[0]
+        assert run.returncode == 0
+        assert ("photo3.jpg: 1 of 5 captions have no word, passed over" in output) == bool(caption)
+        weights.append(weights_sha256(workplace / f"run-{len(weights)}" / "best"))
+    assert weights[0] == weights[1]
 
 
 def test_a_seed_on_the_command_line_takes_the_place_of_the_recipes(workplace: Path) -> None:
