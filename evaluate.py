@@ -8,6 +8,7 @@ import itertools
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +129,17 @@ def run(options: argparse.Namespace) -> None:
             evaluation.require_data([(image.path.name, tuple(image.captions)) for image in images])
         found += measure_systems(options, data, systems, decodings, images, {kept.system for _, kept in found})
     found.sort(key=lambda placed: placed[0])
+    tables = []
     for protocol in dict.fromkeys(options.protocol):
         if evaluations := [evaluation for _, evaluation in found if evaluation.settings["protocol"] == protocol]:
             for other in evaluations[1:]:
                 other.require_data(evaluations[0].data)
-            with standard_output():
-                show(protocol, evaluations, options.leave_one_out)
             if options.output:
                 draw(options.output / f"report-{protocol}.html", evaluations, systems, images)
+            tables.append(describe(protocol, evaluations, options.leave_one_out))
+    with standard_output():
+        for text in tables:
+            print(f"\n{text}")
 
 
 def load_results(paths: Mapping[int, Path], protocols: Sequence[str]) -> list[tuple[int, Evaluation]]:
@@ -155,18 +159,20 @@ def load_systems(paths: Mapping[int, Path], device: str) -> list[System]:
     placed: dict[Path, tuple[int, Path]] = {}
     for place, path in paths.items():
         placed.setdefault(path.resolve(), (place, path))
-    names = [file_stem(short_name(path)) for _, path in placed.values()]
-    return [
-        System(
-            place,
-            # By its path, if a name alone does not tell it, or its file, from another.
-            printable(str(path) if names.count(name) > 1 else short_name(path)),
-            printable(str(path)),
-            weights_sha256(path),
-            Captioner.load(path, device, "float32"),
-        )
-        for (place, path), name in zip(placed.values(), names, strict=True)
-    ]
+    stems = Counter(file_stem(short_name(path)) for _, path in placed.values())
+    systems, taken = list[System](), set[str]()
+    for place, path in placed.values():
+        # By its path, if a name alone does not tell it, or its file, from another.
+        name = str(path) if stems[file_stem(short_name(path))] > 1 else short_name(path)
+        while file_stem(name) in taken:
+            name += ", another"
+        taken.add(file_stem(name))
+        sha256 = weights_sha256(path)
+        captioner = Captioner.load(path, device, "float32")
+        if weights_sha256(path) != sha256:
+            raise CaptionerError(f"{path}: was replaced while it was read; evaluate it again, or a copy of it")
+        systems.append(System(place, printable(name), printable(str(path)), sha256, captioner))
+    return systems
 
 
 def read_photos(options: argparse.Namespace, data: DataConfig) -> list[CaptionedImage]:
@@ -216,19 +222,22 @@ def measure_systems(
     return found
 
 
-def show(protocol: str, evaluations: Sequence[Evaluation], leave_one_out: bool) -> None:
-    """Print the tables of one protocol."""
+def describe(protocol: str, evaluations: Sequence[Evaluation], leave_one_out: bool) -> str:
+    """Put the tables of one protocol as text."""
     first = evaluations[0]
-    print(f"\n{first.settings['split']} split of {first.settings['data']}: {len(first.photos):,} photos")
-    print(f"protocol {protocol}: {PROTOCOLS[protocol].description}")
-    print("scores and shares in percent; ± half the 95 % interval over photos", end="")
-    print("; (probability of being higher than the first)" if len(evaluations) > 1 else "")
-    print(f"\n{evaluation_table(evaluations)}")
+    compared = "; (probability of being higher than the first)" if len(evaluations) > 1 else ""
+    text = (
+        f"{first.settings['split']} split of {first.settings['data']}: {len(first.photos):,} photos\n"
+        f"protocol {protocol}: {PROTOCOLS[protocol].description}\n"
+        f"scores and shares in percent; ± half the 95 % interval over photos{compared}\n"
+        f"\n{evaluation_table(evaluations)}"
+    )
     if leave_one_out:
         references = PROTOCOLS[protocol].references([photo.references for photo in first.photos])
         people = ("people", against_all_but_one(references, None))
         others = [(e.system, against_all_but_one(references, e.words)) for e in evaluations]
-        print(f"\nagainst all references but one, each left out in turn:\n\n{score_table([people, *others])}")
+        text += f"\n\nagainst all references but one, each left out in turn:\n\n{score_table([people, *others])}"
+    return text
 
 
 def draw(

@@ -22,7 +22,7 @@ from captioner.data.features import FeatureStore, StoredViews, store_name
 from captioner.data.photos import Photos
 from captioner.devices import choose_device
 from captioner.ending import exit_code, is_out_of_memory, stoppable, tell
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, ImageReadError
 from captioner.files import sole_use
 from captioner.models.encoder import FrozenPart, ImageEncoder
 from captioner.models.show_attend_tell import ShowAttendTell
@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"train.py: {stopped}")
         leave()
         return 128 + stopped.signal
+    except ImageReadError as error:
+        return failed(f"{error}; `captioner data check {options.recipe}` lists all such photos")
     except (CaptionerError, OSError) as error:
         return failed(str(error))
     except Exception as error:

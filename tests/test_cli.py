@@ -86,12 +86,13 @@ def test_the_doctor_finds_nothing_wrong_where_all_is_right(
     assert "WRONG" not in report
 
 
+@pytest.mark.parametrize("model", ["damaged", "lost", "lost/too"])
 def test_the_doctor_names_what_is_wrong_and_the_cure(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
     monkeypatch.setenv("CAPTIONER_DATA", str(tmp_path / "moved"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "BUNDLED", tmp_path / "damaged")
+    monkeypatch.setattr(doctor, "BUNDLED", tmp_path / model)
     (tmp_path / "damaged").mkdir()
     needs = ["torch>=99", "absent-package>=1", "pillow", "ray>=2; extra == 'ray'"]
     monkeypatch.setattr(metadata, "requires", lambda name: needs)
@@ -103,7 +104,7 @@ def test_the_doctor_names_what_is_wrong_and_the_cure(
     assert "ray" not in report.replace("array", "")
     assert "--     Java: not found, so METEOR and SPICE are left out of scores\n" in report
     assert f"WRONG  CAPTIONER_DATA = {str(tmp_path / 'moved')!r}: no such folder" in report
-    assert "WRONG  bundled model damaged: " in report
+    assert f"WRONG  bundled model {Path(model).name}: " in report
 
 
 def test_signs_that_the_terminal_does_not_know_are_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:

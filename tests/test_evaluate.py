@@ -118,16 +118,16 @@ def test_what_would_fail_after_the_work_fails_before(
 @no_java
 def test_systems_of_one_name_are_told_apart(recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["--data", str(recipe), "--device", "cpu", "--beam", "1", "--output", str(tmp_path / "found")]
-    # The last two have other names, but their files would have the same.
-    runs = ["a/run/best", "a/other/best", "b/run/best", "b/some/last", "some-last"]
+    # Two have other names, but their files would have the same; two have paths like that, too.
+    runs = ["a/run/best", "a/other/best", "b/run/best", "b/some/last", "some-last", "c d/best", "c-d/best"]
     names = [tmp_path / run for run in runs]
     for name in names:
         shutil.copytree(BUNDLED, name)
     assert evaluate.main([*map(str, names), *options]) == 0
     header = next(line for line in capsys.readouterr().out.splitlines() if "beam 1" in line)
-    systems = [names[0], "other", *names[2:]]
+    systems = [names[0], "other", *names[2:-1], f"{names[-1]}, another"]
     assert re.split(r"\s{2,}", header.strip()) == [f"{name}, beam 1" for name in systems]
-    assert len(list((tmp_path / "found").glob("*.json"))) == 5
+    assert len(list((tmp_path / "found").glob("*.json"))) == 7
 
 
 @no_java

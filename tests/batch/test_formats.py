@@ -87,6 +87,21 @@ def test_a_second_photo_of_one_coco_id_is_left_out_and_named(
         assert [entry["image_id"] for entry in json.loads(output.read_text())] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("renamed", ["photo1.jpg", "x_0001.jpg"])
+def test_a_renamed_photo_gives_its_coco_id_free(
+    photos: Path, tmp_path: Path, caption: Caption, captions: dict[str, str], renamed: str
+) -> None:
+    shutil.copy(photos / "photo2.jpg", photos / "x_0001.jpg")
+    output = tmp_path / "out.json"
+    assert caption(photos, "--output", output, "--format", "coco") == 3
+    (photos / renamed).rename(photos / "photo7.jpg")
+    assert caption(photos, "--output", output, "--format", "coco") == 0
+    texts = list(captions.values())
+    one, seven = (texts[2], texts[1]) if renamed == "photo1.jpg" else (texts[1], texts[2])
+    found = {entry["image_id"]: entry["caption"] for entry in json.loads(output.read_text())}
+    assert found == {0: texts[0], 1: one, 2: texts[2], 3: texts[3], 7: seven}
+
+
 def test_coco_without_captions_is_an_empty_array() -> None:
     assert json.loads(b"".join(coco(print).lay_out([]))) == []
 

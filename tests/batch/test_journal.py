@@ -123,6 +123,7 @@ def test_a_torn_last_line_is_dropped(photos: Path, tmp_path: Path, caption: Capt
         ('[\n{"image_id": 1, "caption": "a dog"}\n]\n', 1),
         ('{"image": "photo.jpg", "caption": "a dog"}\n', 1),
         ('{"file_name": "photo.jpg", "text": "a dog"}', 1),
+        ('{"image": "photo.jpg", "captions": ["A dog."], "split": "train"}', 1),
         ("[" * 100_000, 1),
         ("{good}\n{bad\n{good}\n", 2),
         ("{good}\n\n", 2),

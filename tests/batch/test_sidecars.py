@@ -37,8 +37,15 @@ def test_two_photos_of_one_stem_collide(photos: Path, caption: Caption, capsys: 
     for captioned in (5, 0):
         assert caption(photos, "--format", "txt") == 3
         errors = capsys.readouterr().err
-        assert f"{photos / 'photo1.PNG'}: {photos / 'photo1.txt'} is the caption of another photo" in errors
+        assert (
+            f"{photos / 'photo1.PNG'}: {photos / 'photo1.txt'} is the caption of another photo; rename this one"
+            in errors
+        )
         assert f"{captioned} captioned" in errors
+    (photos / "photo1.PNG").rename(photos / "photo7.png")
+    (photos / "photo1.x.jpg").rename(photos / "photo8.jpg")
+    assert caption(photos, "--format", "txt") == 0
+    assert (photos / "photo7.txt").read_text() == (photos / "photo8.txt").read_text()
 
 
 def test_a_photo_named_like_a_text_file_is_not_written_over(photos: Path, caption: Caption, capsys: Output) -> None:

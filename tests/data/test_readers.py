@@ -299,6 +299,16 @@ def test_files_and_folders_of_splits_are_found_under_the_name_they_have(root: Pa
         READERS["csv"](root, "train", captions="texts/captions_{split}.csv", images="photos/{split}")
 
 
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_a_split_that_is_not_there_needs_no_folder(root: Path, format: str) -> None:
+    MAKERS[format](root)
+    for split in ("train", "val"):
+        (root / "photos" / split).mkdir(parents=True)
+    assert READERS[format](root, "dev", images="photos/{split}")[0].path.parent == root / "photos" / "val"
+    with pytest.raises(MissingSplitError, match="no test split"):
+        READERS[format](root, "test", images="photos/{split}")
+
+
 def test_rows_of_a_photo_may_be_apart_and_columns_in_any_order(root: Path) -> None:
     write(
         root / "captions.csv", "split, id, caption, image\ntrain,1,One.,b.jpg\ndev,2,Two.,a.jpg\ntrain,3,Three.,b.jpg\n"

@@ -60,6 +60,14 @@ def test_a_java_that_fails_is_a_reason_and_never_a_hang(
         meteor([[["a"]]], [["a"]])
 
 
+def test_a_java_that_is_no_program_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_java(tmp_path, "")
+    (tmp_path / "java").write_bytes(b"\x7fELF")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MetricUnavailableError, match=r"^Java does not run \(Exec format error\)$"):
+        meteor([[["a"]]], [["a"]])
+
+
 def test_missing_references_are_an_error_before_java_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="METEOR needs one hypothesis"):

@@ -136,5 +136,6 @@ def test_standard_output_that_is_full_or_that_nobody_reads(workplace: Path) -> N
     assert code == 1
     assert printed.splitlines()[-1] == "evaluate.py: standard output: cannot be written (No space left on device)"
     assert end(start(workplace, "unread", unread_output))[0] == 0
-    # Results are kept before they are shown.
-    assert whole(workplace / "full") == whole(workplace / "unread") == 2
+    # All is kept before any of it is shown.
+    assert contents(workplace / "unread") == contents(workplace / "whole")
+    assert whole(workplace / "full") == 3

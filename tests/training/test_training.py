@@ -252,6 +252,16 @@ def test_what_cannot_be_scored_is_refused_before_features_are_computed(
     assert not (workplace / "cache").exists()
 
 
+def test_a_photo_that_cannot_be_read_is_named_and_how_to_find_the_others(workplace: Path) -> None:
+    photo = workplace / "flickr8k" / "images" / "photo3.jpg"
+    photo.write_bytes(b"no photo")
+    run = start(workplace, "run")
+    last = run.communicate()[0].splitlines()[-1]
+    assert run.returncode == 1
+    assert last.startswith(f"train.py: {photo}: ")
+    assert last.endswith("; `captioner data check recipe.toml` lists all such photos")
+
+
 def test_a_caption_without_a_word_teaches_nothing(workplace: Path) -> None:
     write_recipe(workplace, epochs=1)
     tokens = workplace / "flickr8k" / "Flickr8k.token.txt"
