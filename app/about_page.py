@@ -31,7 +31,7 @@ def show() -> None:
         st.table(
             {"": list(facts), " ": [plain(fact) for fact in facts.values()]}, border="horizontal", hide_header=True
         )
-    with text:
+    with text, st.container(key="card"):
         if model_card.is_bundled(checkpoint):
             st.markdown(model_card.card())
         else:

@@ -1,4 +1,4 @@
-"""What the app was started with: `streamlit run app/streamlit_app.py -- [--checkpoint DIR] [--runs DIR]`."""
+"""What the app was started with: `--checkpoint DIR`, `--runs DIR`, as `captioner app` hands them on."""
 
 from __future__ import annotations
 

@@ -56,6 +56,9 @@ def open_with(upload: Upload) -> None:
     """Have the page show a photo when it is next laid out."""
     st.session_state["photo"] = upload
     st.session_state["words-chosen"] = {}
+    # What the photo was chosen by folds away, so that its caption is on the screen without scrolling. Out of sight, a
+    # camera would stay on.
+    st.session_state["chooser"] = st.session_state["use-camera"] = False
 
 
 def open_as_usual(upload: Upload) -> None:
@@ -79,8 +82,8 @@ def show() -> None:
 
 
 def _choose_photo(photo: Upload | None) -> None:
-    # Folded away once there is a photo, so that its caption is on the screen without scrolling.
-    with st.expander("Choose another photo" if photo else "Choose a photo", expanded=photo is None):
+    st.session_state.setdefault("chooser", photo is None)
+    with st.expander("Choose another photo" if photo else "Choose a photo", key="chooser", on_change="rerun"):
         st.file_uploader(
             "Upload a photo", type=TYPES, key="upload", on_change=_take, args=("upload",), label_visibility="collapsed"
         )
@@ -184,7 +187,8 @@ def _viewer(photo: Upload, picture: Shown, beams: list[Caption], settings: Setti
 
 def _choose_words(model: str) -> None:
     # Of each model its own, for another may not know them.
-    st.session_state["words-chosen"] = {model: tuple(st.session_state["viewer"].choose["words"])}
+    chosen = st.session_state.get("words-chosen", {})
+    st.session_state["words-chosen"] = {**chosen, model: tuple(st.session_state["viewer"].choose["words"])}
     st.session_state["has-chosen"] = True
 
 

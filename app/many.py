@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from app.photos import TURN, Upload, open_photo, to_jpeg
 from captioner.batch.formats import comma_separated, jsonl
 from captioner.batch.listing import natural
 from captioner.batch.records import Record, describe
+from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecodingOptions
 from captioner.errors import ImageReadError
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_FILES = 500
 CHUNK = 16  # photos captioned before other visitors get their turn; about a second on one core
-COMMAND = ".venv/bin/captioner caption FOLDER --recursive --output captions.csv --format csv"
 _THUMBNAIL_SIDE = 320  # pixels
 _MOST_RESULTS = 2 * MAX_FILES  # kept of photos that have been taken away again
 
@@ -39,6 +40,13 @@ class Task:
 
     checkpoint: Path
     options: DecodingOptions
+
+    def command(self) -> str:
+        """Give the command that captions a folder in this way."""
+        options = "" if self.checkpoint == BUNDLED else f" --checkpoint {shlex.quote(str(self.checkpoint))}"
+        if self.options.context != DecodingOptions().context:
+            options += f" --context {self.options.context}"
+        return f".venv/bin/captioner caption FOLDER --recursive --output captions.csv --format csv{options}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class Album:
     ----------
     uploads : list of Upload
         In natural order, as the command line has it: a browser gives a folder in any.
+    kept : list of Upload
+        Those of them that the page's uploader no longer holds; others come to them.
     refused : int
         How many photos came if they were too many; none of them is taken then.
     captioned : int
@@ -94,13 +104,15 @@ class Album:
     """
 
     uploads: list[Upload] = field(default_factory=list)
+    kept: list[Upload] = field(default_factory=list)
     refused: int = 0
     captioned: int = 0
     seconds: float = 0.0
     _results: dict[tuple[str, Task], Result] = field(default_factory=dict)
 
     def take(self, uploads: Sequence[Upload]) -> None:
-        """Exchange the photos."""
+        """Exchange the photos, but for those that are kept."""
+        uploads = [*self.kept, *uploads]
         self.refused = len(uploads) if len(uploads) > MAX_FILES else 0
         self.uploads = [] if self.refused else sorted(uploads, key=_by_name)
         self.restart_clock()

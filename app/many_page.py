@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import caption_page, models
 from app.layout import plain, show_error
-from app.many import COMMAND, MAX_FILES, Album, Row, Task, split, to_csv, to_jsonl, to_zip
+from app.many import MAX_FILES, Album, Row, Task, split, to_csv, to_jsonl, to_zip
 from app.photos import TYPES, Upload
 
 _PER_PAGE = 24
@@ -27,18 +27,16 @@ def show() -> None:
     album: Album = st.session_state.setdefault("album", Album())
     st.title("Many images")
     st.markdown("Give it a set of photos: it captions them all, and hands the sentences back as a table.")
-    model = _choose(album)
+    model, task = _choose(album)
     if album.refused:
         show_error(
             f"{album.refused:,} photos came, and this page takes {MAX_FILES} at a time. "
             "Give it fewer, or run this where the photos are:"
         )
-        st.code(COMMAND, language=None, wrap_lines=True)
+        st.code(task.command(), language=None, wrap_lines=True)
         st.button("Start over", on_click=_start_over)
     if not album.uploads:
         return
-    checkpoint = models.checkpoints()[model]
-    task = Task(checkpoint, models.usual_options(checkpoint))
     rows = album.rows(task)
     _summary(album, rows)
     captioned, failed = split(rows)
@@ -49,8 +47,8 @@ def show() -> None:
         st.rerun()
 
 
-def _choose(album: Album) -> str:
-    """Show what can be chosen; gives the name of the model."""
+def _choose(album: Album) -> tuple[str, Task]:
+    """Show what can be chosen; gives the model's name, too."""
     names = list(models.checkpoints())
     with st.container(horizontal=True, horizontal_alignment="distribute", gap="small"):
         source = st.segmented_control(
@@ -74,7 +72,7 @@ def _choose(album: Album) -> str:
             on_change=album.restart_clock,
         )
     key = f"many-{source}-{st.session_state.get('many-start', 0)}"
-    st.file_uploader(
+    held = st.file_uploader(
         f"Photos, up to {MAX_FILES} at a time",
         type=TYPES,
         accept_multiple_files=_SOURCES[source],
@@ -82,8 +80,13 @@ def _choose(album: Album) -> str:
         on_change=_take,
         args=(key,),
     )
-    st.caption(f"Thousands of photos? Where they are, run `{COMMAND}`")
-    return model
+    if not held:
+        # Another page, or the other source, has made it a new one.
+        album.kept = album.uploads
+    checkpoint = models.checkpoints()[model]
+    task = Task(checkpoint, models.usual_options(checkpoint))
+    st.caption(f"Thousands of photos? Where they are, run `{task.command()}`")
+    return model, task
 
 
 def _take(widget: str) -> None:

@@ -19,19 +19,18 @@ def is_bundled(checkpoint: Path) -> bool:
 
 
 def card() -> str:
-    """Give the card of the bundled models: Markdown that needs no file beside it, headings from the third level on."""
+    """Give the card of the bundled models: Markdown that needs no file beside it, without its title."""
     return _for_page(CARD.read_text(encoding="utf-8").split("\n", 1)[1])
 
 
 def section(title: str) -> str:
     """Give one section of the card."""
-    return next(text for text in re.split("^(?=### )", card(), flags=re.M) if text.startswith(f"### {title}\n"))
+    return next(text for text in re.split("^(?=## )", card(), flags=re.M) if text.startswith(f"## {title}\n"))
 
 
 def _for_page(text: str) -> str:
     # A link to another document leads nowhere from the page, so the document is named instead.
-    named = re.sub(r"\[[^]]*\]\((?!https?:)([^)]*)\)", lambda link: f"`{posixpath.normpath('docs/' + link[1])}`", text)
-    return re.sub("^##", "###", named, flags=re.M)
+    return re.sub(r"\[[^]]*\]\((?!https?:)([^)]*)\)", lambda link: f"`{posixpath.normpath('docs/' + link[1])}`", text)
 
 
 def evaluation(checkpoint: Path) -> str:

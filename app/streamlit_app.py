@@ -1,4 +1,4 @@
-"""The web app: `captioner app`, or `streamlit run app/streamlit_app.py`."""
+"""The web app, which `captioner app` starts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from captioner.errors import CaptionerError  # noqa: E402
 
 def main() -> None:
     """Lay out the navigation and the page that is open."""
-    st.set_page_config(page_title="Show, Attend and Tell", page_icon="👁️", layout="wide")
-    use_style()
     page = st.navigation(
         [
             st.Page(caption_page.show, title="Caption", url_path="caption", default=True),
@@ -30,6 +28,8 @@ def main() -> None:
         ],
         position="top",
     )
+    st.set_page_config(page_title=f"{page.title} · Show, Attend and Tell", page_icon="👁️", layout="wide")
+    use_style()
     try:
         load_early()
         page.run()

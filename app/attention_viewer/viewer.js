@@ -25,6 +25,7 @@ class Viewer {
     this.pinned = null; // number of a word
     this.pointed = null; // the word under the pointer or the focus
     this.at = null; // [x, y] of the pointer as shares of the photo
+    this.over = null; // the pane whose photo that is
     this.everything = false;
     this.timer = null;
   }
@@ -52,6 +53,7 @@ class Viewer {
   build() {
     const { data } = this;
     this.panes = data.panes.map((pane) => ({ ...pane, fields: new Map() }));
+    [this.over] = this.panes;
     this.caption = element("div", { className: "caption", role: "toolbar", ariaLabel: "Words of the caption" });
     this.caption.onkeydown = (event) => this.onKey(event);
     this.caption.onpointerleave = () => this.timer || this.point(null, false); // what plays goes on
@@ -76,13 +78,13 @@ class Viewer {
       pane.canvas,
     ]);
     pane.stage.dataset.photo = photo.name;
-    pane.stage.ariaLabel = "The photo. Arrow keys move over it; the words that looked there light up.";
+    pane.stage.ariaLabel = `The photo${pane.label && `, ${pane.label}`}. Arrow keys move over it; the words that looked there light up.`;
     // A strip of a photo is drawn less narrow than it is, or nothing would be seen.
     pane.stage.style.setProperty("--ratio", clamp(photo.width / photo.height, 1 / 8, 8));
-    pane.stage.onpointermove = (event) => this.hover(placeOf(pane, event));
+    pane.stage.onpointermove = (event) => this.hover(placeOf(pane, event), pane);
     pane.stage.onpointerdown = pane.stage.onpointermove;
     pane.stage.onpointerleave = (event) => event.pointerType === "mouse" && this.hover(null);
-    pane.stage.onkeydown = (event) => this.onPhotoKey(event);
+    pane.stage.onkeydown = (event) => this.onPhotoKey(event, pane);
     pane.stage.onblur = () => this.hover(null);
     const figure = element("figure", {}, [pane.stage]);
     if (pane.label) figure.append(element("figcaption", { textContent: pane.label }));
@@ -131,6 +133,7 @@ class Viewer {
         bar,
       ]);
       node.classList.toggle("forced", t < this.data.forced);
+      node.classList.toggle("clitic", word.startsWith("'") || word === "n't");
       const which = counts.get(word).length > 1 ? `, ${ordinal(counts.get(word).indexOf(t) + 1)} “${word}”` : "";
       const where = this.panes.map((pane) => describePlace(pane, this.weights(pane, t), pane.beams[this.beam].locations?.[t])).join("; ");
       node.ariaLabel = `${word}${which}, word ${t + 1} of ${words.length}, probability ${percent(probs[t])}, looked ${where}`;
@@ -175,12 +178,12 @@ class Viewer {
     this.paint();
   }
 
-  hover(at) {
+  hover(at, pane = this.panes[0]) {
     if (at) {
       this.stop();
       this.pointed = null;
     }
-    this.at = at;
+    Object.assign(this, { at, over: pane });
     this.paint();
   }
 
@@ -230,16 +233,15 @@ class Viewer {
     }
   }
 
-  onPhotoKey(event) {
+  onPhotoKey(event, pane) {
     if (isShortcut(event)) return;
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (event.key === "Escape") this.hover(null);
     if (!step) return;
     event.preventDefault();
-    const pane = this.panes[0];
     const [rows, columns] = pane.grid;
     const [row, column] = cellOf(pane, this.at) ?? [Math.floor(rows / 2) - step[0], Math.floor(columns / 2) - step[1]];
-    this.hover(middleOf(pane, [clamp(row + step[0], 0, rows - 1), clamp(column + step[1], 0, columns - 1)]));
+    this.hover(middleOf(pane, [clamp(row + step[0], 0, rows - 1), clamp(column + step[1], 0, columns - 1)]), pane);
   }
 
   async copy() {
@@ -263,12 +265,12 @@ class Viewer {
   paint() {
     if (!this.words) return;
     const word = this.pointed ?? (this.at ? null : this.pinned);
-    const cell = cellOf(this.panes[0], this.at);
+    const cell = cellOf(this.over, this.at);
     const tinted = cell !== null;
     this.words.forEach((node, t) => {
       node.classList.toggle("active", t === word);
       node.ariaPressed = String(t === this.pinned);
-      const strength = tinted ? this.strengthAt(this.panes[0], t, cell) : 0;
+      const strength = tinted ? this.strengthAt(this.over, t, cell) : 0;
       node.style.setProperty("--tint", strength.toFixed(3));
     });
     this.caption.classList.toggle("tinted", tinted);
@@ -412,11 +414,11 @@ class Viewer {
   }
 
   tellCell([row, column]) {
-    const pane = this.panes[0];
+    const pane = this.over;
     const found = this.current().words.map((word, t) => [word, this.weights(pane, t)[row * pane.grid[1] + column]]);
     found.sort((a, b) => b[1] - a[1]);
     const told = found.slice(0, 3).map(([word, weight]) => `“${word}” ${percent(weight)}`);
-    return `Of each look, this place had: ${told.join(", ")}`;
+    return `${pane.label && `${pane.label}. `}Of each look, this place had: ${told.join(", ")}`;
   }
 }
 

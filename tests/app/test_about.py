@@ -96,13 +96,13 @@ def test_the_page_needs_no_file_beside_it() -> None:
     assert re.findall(r"\]\((?!https://)", card) == []
     assert "`docs/results.md`" in card
     assert "`examples/README.md`" in card
-    assert not re.search("^##? ", card, flags=re.M)
-    assert card.count("\n### ") == TEXT.count("\n## ") > 5
+    assert not re.search("^# ", card, flags=re.M)
+    assert card.count("\n## ") == TEXT.count("\n## ") > 5
 
 
 def test_where_the_model_looked_is_never_why() -> None:
     section = model_card.section(model_card.LOOKING)
-    assert section.count("\n### ") == 0
+    assert section.count("\n## ") == 0
     assert "where the model looked" in section
     assert "does not say *why*" in section
 
@@ -151,9 +151,9 @@ def test_a_checkpoint_of_ones_own_is_told_by_its_config(own: Path, monkeypatch: 
     assert json.loads(page.code[1].value)["train"]["objective"] == "self_critical"
     shown = " ".join(markdown.value for markdown in page.markdown)
     assert "does not say *why*" in shown
-    assert "### Limits" not in shown
+    assert "## Limits" not in shown
     page.segmented_control[0].set_value("Hard attention").run()
-    assert "### Limits" in page.markdown[0].value
+    assert "## Limits" in page.markdown[0].value
     assert page.table[0].value.iloc[3].tolist() == ["Attention", "hard"]
 
 

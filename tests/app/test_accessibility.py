@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
@@ -52,6 +53,7 @@ def check(page: Page) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_accessible(browser: Browser, server: str, name: str) -> None:
     with opened(browser, server + PAGES[name]) as page:
+        expect(page).to_have_title(re.compile(f"^{name}.* · Show, Attend and Tell$"))
         check(page)
 
 

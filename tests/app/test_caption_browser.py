@@ -16,7 +16,7 @@ from captioner.checkpoint_files import BUNDLED
 from captioner.config import DecodingOptions
 from captioner.images import load_image
 from captioner.pipeline import Caption, Captioner
-from tests.app.browsing import expect_caption, heat, opened, settle, upload, wait_for_caption, words
+from tests.app.browsing import captioned, expect_caption, heat, opened, settle, upload, wait_for_caption, words
 from tests.conftest import EXAMPLES
 
 
@@ -149,6 +149,19 @@ def test_the_camera_takes_a_photo(page: Page) -> None:
     page.wait_for_function("() => document.querySelector('video')?.readyState === 4")
     page.get_by_role("button", name="Take Photo").click()
     expect(words(page).nth(2)).to_be_visible()
+
+
+def test_what_a_photo_was_chosen_by_folds_away_and_the_camera_goes_off(viewer: Page) -> None:
+    chooser = viewer.locator(".st-key-chooser details")
+    expect(chooser).not_to_have_attribute("open", "")
+    chooser.get_by_text("Choose another photo").click()
+    viewer.get_by_text("Use the camera").click()
+    expect(viewer.locator("video")).to_be_visible()
+    settle(viewer)
+    viewer.get_by_role("button", name="Raccoon").click()
+    assert captioned(viewer, "raccoon.jpg")
+    expect(chooser).not_to_have_attribute("open", "")
+    expect(viewer.locator("video")).to_have_count(0)
 
 
 def test_photo_and_settings_are_still_there_after_a_look_at_another_page(viewer: Page, photographer: Caption) -> None:

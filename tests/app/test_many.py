@@ -16,11 +16,13 @@ import streamlit
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app.many import CHUNK, COMMAND, MAX_FILES, Album, Row, Task, split, to_csv, to_jsonl, to_zip
+from app.many import CHUNK, MAX_FILES, Album, Row, Task, split, to_csv, to_jsonl, to_zip
+from app.models import usual_options
 from app.photos import MAX_MEGABYTES, TURN, Upload
 from captioner.batch.job import ImageFile
 from captioner.batch.listing import Listing
 from captioner.batch.records import Record
+from captioner.checkpoint_files import BUNDLED
 from captioner.cli import main
 from captioner.config import DecodingOptions
 from captioner.errors import ImageReadError
@@ -245,12 +247,23 @@ def test_zip(model: Counting) -> None:
     assert archive.read("failures.csv") == b"image,error\r\n'=../../b.jpg,the file is empty\r\n"
 
 
-def test_the_command_shown_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["flickr8k-soft", "flickr8k-hard"])
+def test_the_command_shown_captions_as_the_page_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "FOLDER" / "deep").mkdir(parents=True)
     (tmp_path / "FOLDER" / "deep" / "photo.jpg").write_bytes(jpeg(0))
     monkeypatch.chdir(tmp_path)
-    assert main([*shlex.split(COMMAND)[1:], "--device", "cpu"]) == 0
-    assert len((tmp_path / "captions.csv").read_text().splitlines()) == 2
+    checkpoint = BUNDLED.with_name(name)
+    task = Task(checkpoint, usual_options(checkpoint))
+    assert main([*shlex.split(task.command())[1:], "--device", "cpu"]) == 0
+    album = Album()
+    album.take([Upload("photo.jpg", jpeg(0))])
+    (row,) = finish(album, Captioner.load(checkpoint, "cpu"), task)
+    (written,) = csv.DictReader((tmp_path / "captions.csv").read_text().splitlines())
+    assert row.result.record
+    assert written["caption"] == row.result.record["caption"]
+    assert float(written["log_prob"]) == pytest.approx(row.result.record["log_prob"], abs=1e-3)
 
 
 def page() -> None:
@@ -265,10 +278,10 @@ def at(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     return AppTest.from_function(page, default_timeout=60).run()
 
 
-def test_the_empty_page_names_its_limit_and_the_command(at: AppTest) -> None:
+def test_the_empty_page_names_its_limit_and_the_command(at: AppTest, tiny: Path) -> None:
     assert not at.exception
     assert at.file_uploader[0].label == f"Photos, up to {MAX_FILES} at a time"
-    assert COMMAND in at.caption[0].value
+    assert f" --checkpoint {tiny}`" in at.caption[0].value
     assert not at.button
 
 
@@ -325,13 +338,25 @@ def test_taking_photos_away_and_starting_over(at: AppTest) -> None:
     assert not at.file_uploader[0].value
 
 
+def test_photos_come_to_those_that_another_uploader_brought(at: AppTest) -> None:
+    at.file_uploader[0].set_value([(f"{seed}.jpg", jpeg(seed), "image/jpeg") for seed in range(2)]).run()
+    at.segmented_control(key="many-source").set_value("Folder").run()
+    at.file_uploader[0].set_value([("2.jpg", jpeg(2), "image/jpeg")]).run()
+    assert [caption.value for caption in at.caption[1:]] == ["0\\.jpg", "1\\.jpg", "2\\.jpg"]
+    at.file_uploader[0].set_value([]).run()
+    assert [caption.value for caption in at.caption[1:]] == ["0\\.jpg", "1\\.jpg"]
+    next(button for button in at.button if button.label == "Start over").click().run()
+    at.file_uploader[0].set_value([("2.jpg", jpeg(2), "image/jpeg")]).run()
+    assert [caption.value for caption in at.caption[1:]] == ["2\\.jpg"]
+
+
 def test_too_many_are_counted_and_the_command_is_shown(at: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.many.MAX_FILES", 2)
     monkeypatch.setattr("app.many_page.MAX_FILES", 2)
     at.run()
     at.file_uploader[0].set_value([(f"{seed}.jpg", jpeg(seed), "image/jpeg") for seed in range(3)]).run()
     assert "3 photos came, and this page takes 2 at a time" in at.error[0].value.replace("\\", "")
-    assert at.code[0].value == COMMAND
+    assert f"run `{at.code[0].value}`" in at.caption[0].value
     assert len(at.caption) == 1
 
 

@@ -98,6 +98,10 @@ def test_where_it_looked_opens_the_photo_and_the_way_back_keeps_the_rest(many: P
         settle(many)
         open_page(many, "Many images")
         expect(cells(many)).to_have_count(2)
+    settle(many)
+    many.locator("input[type=file]").set_input_files(EXAMPLES / "astronaut.jpg")
+    expect(many.get_by_text("3 photos captioned")).to_be_visible()
+    expect(cells(many)).to_have_count(3)
 
 
 def test_where_it_looked_is_told_of_the_caption_in_the_grid(page: Page, server: str) -> None:

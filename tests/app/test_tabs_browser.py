@@ -15,7 +15,9 @@ from playwright.sync_api import Locator, Page, expect
 
 from app import exports
 from app.photos import Upload, shown
-from captioner.pipeline import Caption
+from captioner.checkpoint_files import BUNDLED
+from captioner.config import END, DecodingOptions
+from captioner.pipeline import Caption, Captioner
 from tests.app.browsing import expect_caption, heat, open_tab, settle
 from tests.app.conftest import PHOTOGRAPHER
 
@@ -37,6 +39,28 @@ def test_soft_and_hard_attention_are_compared_on_the_same_words(
     # Only the cell that hard attention drew is framed.
     assert white[0] == 0
     assert white[1] > 50
+
+
+def test_of_two_photos_each_tells_of_its_own_model(viewer: Page, photographer: Caption) -> None:
+    panel = open_tab(viewer, "Compare")
+    said = photographer.words
+    drawn = Captioner.load(BUNDLED.with_name("flickr8k-hard"), device="cpu").caption(
+        PHOTOGRAPHER, DecodingOptions(beam_size=1, max_length=len(said), context="sample", prefix=(*said, END))
+    )
+    for name, caption in (("Soft attention", photographer), ("Hard attention", drawn)):
+        photo = panel.get_by_label(f"The photo, {name}")
+        photo.press("ArrowUp")  # to the middle
+        rows, columns = caption.attention.shape[1:]
+        weights = caption.attention[:, rows // 2, columns // 2]
+        most = int(weights.argmax())
+        told = f"{name}. Of each look, this place had: “{caption.words[most]}” {weights[most]:.0%}".replace("%", " %")
+        expect(panel.locator(".here")).to_contain_text(told)
+        tints = [
+            float(word.evaluate("node => node.style.getPropertyValue('--tint')"))
+            for word in panel.get_by_role("toolbar", name="Words of the caption").get_by_role("button").all()
+        ]
+        expected = (weights / np.median(caption.attention.max((1, 2)))).clip(0, 1)
+        assert tints == pytest.approx(expected.tolist(), abs=0.02)
 
 
 def draw_other_cells(panel: Locator) -> None:

@@ -196,6 +196,19 @@ def shown_in_turn(page: Page) -> list[str]:
     return [label for before, label in itertools.pairwise(["", *labels]) if label != before and label]
 
 
+def test_clitics_stand_close_to_the_word_before_them(viewer: Page) -> None:
+    gap = """({ viewer }, words) => {
+        Object.assign(viewer.current().words, words);
+        viewer.buildWords();
+        const [left, right] = viewer.words.map((word) => word.firstChild.getBoundingClientRect());
+        return right.left - left.right;
+    }"""
+    host = viewer.locator(".viewer")
+    assert host.evaluate(gap, ["man", "dog"]) > 5
+    for clitic in ("'s", "n't"):
+        assert abs(host.evaluate(gap, ["man", clitic])) < 1
+
+
 def test_everything_it_looked_at(viewer: Page, photographer: Caption) -> None:
     viewer.get_by_role("button", name="Everything it looked at").click()
     expect(viewer.get_by_role("img", name="with everything it looked at")).to_be_visible()
@@ -227,7 +240,9 @@ def test_another_caption_of_the_beam_takes_the_place_of_the_first(viewer: Page, 
     assert json.loads(download.value.path().read_text())["caption"] == second.text
 
 
-def test_another_word_is_written_on_from(viewer: Page, model: Captioner, photographer: Caption) -> None:
+def test_another_word_is_written_on_from(
+    viewer: Page, model: Captioner, photographer: Caption, hard_photographer: Caption
+) -> None:
     words(viewer).nth(1).click()
     details = viewer.get_by_role("complementary", name="Details")
     word, probability = next(
@@ -240,6 +255,17 @@ def test_another_word_is_written_on_from(viewer: Page, model: Captioner, photogr
     expect(words(viewer).nth(1)).to_be_focused()
     assert expected.words[1] == word
     assert expected.word_probs[1] == pytest.approx(probability, rel=1e-3)
+    # Each model keeps the words that were chosen for it.
+    viewer.get_by_role("radio", name="Hard attention").click()
+    expect_caption(viewer, hard_photographer)
+    words(viewer).nth(1).click()
+    other = details.locator(".choices button:not(:disabled)").filter(has_not_text="end here").first
+    chosen = other.locator("span").first.inner_text()
+    other.click()
+    expect(words(viewer).nth(1)).to_have_text(chosen)
+    settle(viewer)
+    viewer.get_by_role("radio", name="Soft attention").click()
+    expect_caption(viewer, expected)
     viewer.get_by_role("button", name="Back to its own words").press("Enter")
     expect_caption(viewer, photographer)
     expect(words(viewer).first).to_be_focused()
