@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_FILES = 500
 CHUNK = 16  # photos captioned before other visitors get their turn; about a second on one core
+_HERE = Path(__file__).parent.parent
 _THUMBNAIL_SIDE = 320  # pixels
 _MOST_RESULTS = 2 * MAX_FILES  # kept of photos that have been taken away again
 
@@ -42,8 +43,9 @@ class Task:
     options: DecodingOptions
 
     def command(self) -> str:
-        """Give the command that captions a folder in this way."""
-        options = "" if self.checkpoint == BUNDLED else f" --checkpoint {shlex.quote(str(self.checkpoint))}"
+        """Give the command that captions a folder in this way, in the project's folder."""
+        place = self.checkpoint.relative_to(_HERE) if self.checkpoint.is_relative_to(_HERE) else self.checkpoint
+        options = "" if self.checkpoint == BUNDLED else f" --checkpoint {shlex.quote(str(place))}"
         if self.options.context != DecodingOptions().context:
             options += f" --context {self.options.context}"
         return f".venv/bin/captioner caption FOLDER --recursive --output captions.csv --format csv{options}"

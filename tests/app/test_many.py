@@ -253,6 +253,7 @@ def test_the_command_shown_captions_as_the_page_does(
 ) -> None:
     (tmp_path / "FOLDER" / "deep").mkdir(parents=True)
     (tmp_path / "FOLDER" / "deep" / "photo.jpg").write_bytes(jpeg(0))
+    (tmp_path / "captioner").symlink_to(BUNDLED.parent.parent)
     monkeypatch.chdir(tmp_path)
     checkpoint = BUNDLED.with_name(name)
     task = Task(checkpoint, usual_options(checkpoint))
