@@ -127,7 +127,9 @@ def run(options: argparse.Namespace) -> None:
         images = read_photos(options, data)
         for _, evaluation in found:
             evaluation.require_data([(image.path.name, tuple(image.captions)) for image in images])
-        found += measure_systems(options, data, systems, decodings, images, {kept.system for _, kept in found})
+        found += measure_systems(
+            options, data, systems, decodings, images, {file_stem(kept.system) for _, kept in found}
+        )
     found.sort(key=lambda placed: placed[0])
     tables = []
     for protocol in dict.fromkeys(options.protocol):
@@ -192,7 +194,7 @@ def measure_systems(
     images: Sequence[CaptionedImage],
     taken: set[str],
 ) -> list[tuple[int, Evaluation]]:
-    """Measure every system under every way of decoding, and keep each result at once, under a name not taken."""
+    """Measure every system under every way of decoding, and keep each result at once, in a file not taken."""
     splits = dict.fromkeys(options.split)
     instances = objects_of(data, list(splits)) if options.attention else None
     known = known_captions(data)
@@ -203,7 +205,7 @@ def measure_systems(
             context = "" if decoding.context == "expectation" else f", {decoding.context}"
             context += f", seed {decoding.seed}" if decoding.context == "sample" else ""
             name = f"{system.name}, beam {decoding.beam_size}{context}"
-            while name in taken:
+            while file_stem(name) in taken:
                 name += ", now"
             settings = {
                 "checkpoint": system.checkpoint,

@@ -56,8 +56,7 @@ def open_with(upload: Upload) -> None:
     """Have the page show a photo when it is next laid out."""
     st.session_state["photo"] = upload
     st.session_state["words-chosen"] = {}
-    # What the photo was chosen by folds away, so that its caption is on the screen without scrolling. Out of sight, a
-    # camera would stay on.
+    # What the photo was chosen by folds away, so that its caption is on the screen without scrolling.
     st.session_state["chooser"] = st.session_state["use-camera"] = False
 
 
@@ -83,11 +82,13 @@ def show() -> None:
 
 def _choose_photo(photo: Upload | None) -> None:
     st.session_state.setdefault("chooser", photo is None)
-    with st.expander("Choose another photo" if photo else "Choose a photo", key="chooser", on_change="rerun"):
+    with st.expander(
+        "Choose another photo" if photo else "Choose a photo", key="chooser", on_change="rerun"
+    ) as chooser:
         st.file_uploader(
             "Upload a photo", type=TYPES, key="upload", on_change=_take, args=("upload",), label_visibility="collapsed"
         )
-        if st.toggle("Use the camera", key="use-camera"):
+        if st.toggle("Use the camera", key="use-camera") and chooser.open:  # out of sight it would stay on
             st.camera_input("Take a photo", key="camera", on_change=_take, args=("camera",))
         st.caption("or try one of these")
         with st.container(horizontal=True, key="samples"):

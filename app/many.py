@@ -98,7 +98,7 @@ class Album:
     kept : list of Upload
         Those of them that the page's uploader no longer holds; others come to them.
     refused : int
-        How many photos came if they were too many; none of them is taken then.
+        How many photos it would be if that is too many; those that came are not taken then.
     captioned : int
         Photos captioned since others came, or another model was chosen.
     seconds : float
@@ -113,10 +113,11 @@ class Album:
     _results: dict[tuple[str, Task], Result] = field(default_factory=dict)
 
     def take(self, uploads: Sequence[Upload]) -> None:
-        """Exchange the photos, but for those that are kept."""
-        uploads = [*self.kept, *uploads]
-        self.refused = len(uploads) if len(uploads) > MAX_FILES else 0
-        self.uploads = [] if self.refused else sorted(uploads, key=_by_name)
+        """Exchange the photos, but for those that are kept; of these none comes twice."""
+        new = {(upload.name, upload.digest) for upload in uploads}
+        all_ = [*(upload for upload in self.kept if (upload.name, upload.digest) not in new), *uploads]
+        self.refused = len(all_) if len(all_) > MAX_FILES else 0
+        self.uploads = self.kept if self.refused else sorted(all_, key=_by_name)
         self.restart_clock()
         if len(self._results) > _MOST_RESULTS:
             here = {upload.digest for upload in self.uploads}

@@ -30,11 +30,12 @@ def show() -> None:
     model, task = _choose(album)
     if album.refused:
         show_error(
-            f"{album.refused:,} photos came, and this page takes {MAX_FILES} at a time. "
+            f"It would be {album.refused:,} photos, and this page takes {MAX_FILES} at a time. "
             "Give it fewer, or run this where the photos are:"
         )
         st.code(task.command(), language=None, wrap_lines=True)
-        st.button("Start over", on_click=_start_over)
+        if not album.uploads:
+            st.button("Start over", on_click=_start_over)
     if not album.uploads:
         return
     rows = album.rows(task)
@@ -48,7 +49,7 @@ def show() -> None:
 
 
 def _choose(album: Album) -> tuple[str, Task]:
-    """Show what can be chosen; gives the model's name, too."""
+    """Show what can be chosen; gives the model's name on the page, and how it is to caption."""
     names = list(models.checkpoints())
     with st.container(horizontal=True, horizontal_alignment="distribute", gap="small"):
         source = st.segmented_control(

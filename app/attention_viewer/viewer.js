@@ -85,7 +85,7 @@ class Viewer {
     pane.stage.onpointerdown = pane.stage.onpointermove;
     pane.stage.onpointerleave = (event) => event.pointerType === "mouse" && this.hover(null);
     pane.stage.onkeydown = (event) => this.onPhotoKey(event, pane);
-    pane.stage.onblur = () => this.hover(null);
+    pane.stage.onblur = () => this.over === pane && this.hover(null);
     const figure = element("figure", {}, [pane.stage]);
     if (pane.label) figure.append(element("figcaption", { textContent: pane.label }));
     return figure;

@@ -28,18 +28,21 @@ class Layout:
         Turns a record into its row; None if it has none.
     opening, between, closing : bytes
         What stands before, between and after the rows.
+    order : callable
+        Puts the records of a whole file in the order of its rows.
     """
 
     row: Callable[[Record], bytes | None]
     opening: bytes = b""
     between: bytes = b""
     closing: bytes = b""
+    order: Callable[[Iterable[Record]], Iterable[Record]] = iter
 
     def lay_out(self, records: Iterable[Record]) -> Iterator[bytes]:
         """Give the file in pieces."""
         yield self.opening
         between = b""
-        for record in records:
+        for record in self.order(records):
             row = self.row(record)
             if row is not None:
                 yield between + row
@@ -82,7 +85,7 @@ def _harmless(cell: object) -> object:
 def coco(left_out: Callable[[str], None]) -> Layout:
     """Give the array of results that COCO's scorers read.
 
-    Photos that are not there any more are left out, or a renamed one would keep the id of its old name.
+    A photo that is not there any more gives its id up to one that is: it may have been renamed for that.
 
     Parameters
     ----------
@@ -92,15 +95,26 @@ def coco(left_out: Callable[[str], None]) -> Layout:
     seen = HashSet()
 
     def row(record: Record) -> bytes | None:
-        if not exists(where(Path(record["image"]))):
-            return None
         image_id = coco_id(record["image"])
         if not seen.add(hash64(repr(image_id))):
-            left_out(f"left out: {record['image']}: image_id {image_id} is another photo's already; rename this one")
+            if exists(Path(record["image"])):
+                left_out(
+                    f"left out: {record['image']}: image_id {image_id} is another photo's already; rename this one"
+                )
             return None
         return to_line({"image_id": image_id, "caption": record["caption"]}).rstrip(b"\n")
 
-    return Layout(row, opening=b"[\n", between=b",\n", closing=b"\n]\n")
+    return Layout(row, opening=b"[\n", between=b",\n", closing=b"\n]\n", order=_present_first)
+
+
+def _present_first(records: Iterable[Record]) -> Iterator[Record]:
+    gone: list[Record] = []
+    for record in records:
+        if exists(Path(record["image"])):
+            yield record
+        else:
+            gone.append({"image": record["image"], "caption": record["caption"]})
+    yield from gone
 
 
 def coco_id(image: str) -> int | str:

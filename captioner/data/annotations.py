@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from captioner.data.readers import READERS, CaptionedImage
@@ -40,33 +40,26 @@ def read_split(config: DataConfig, split: str) -> list[CaptionedImage]:
     return _present(list_split(config, split), split)
 
 
-def with_words(images: Sequence[CaptionedImage], split: str) -> list[CaptionedImage]:
-    """Leave out captions without a word: as a reference, their length of nothing would be the closest to a short one's.
+def with_words(images: Iterable[CaptionedImage]) -> list[CaptionedImage]:
+    """Leave out captions without a word, of which nothing is learnt but to end at once, and photos that have no other.
 
-    Raises
-    ------
-    DatasetError
-        If nothing is left of a photo's.
+    To rewards and scores, their length of nothing would be the closest reference length to a short caption's.
     """
     kept = []
     for image in images:
-        # What `tokenize` counts as a word holds such a sign; half a million captions take it a minute.
+        # What `tokenize` counts as a word holds such a sign. It would take a minute for half a million captions.
         captions = tuple(caption for caption in image.captions if any(map(str.isalnum, caption)))
         if len(captions) < len(image.captions):
             gone = len(image.captions) - len(captions)
             total = len(image.captions)
             log.warning("%s: %d of %d captions have no word, passed over", image.path.name, gone, total)
-        kept.append(dataclasses.replace(image, captions=captions))
-    empty = [image.path.name for image in kept if not image.captions]
-    if empty:
-        raise DatasetError(
-            f"{split} split: {empty[0]}: no caption with a word ({len(empty)} such photos); take them off the split"
-        )
+        if captions:
+            kept.append(dataclasses.replace(image, captions=captions))
     return kept
 
 
 def for_scoring(images: Sequence[CaptionedImage], split: str) -> list[CaptionedImage]:
-    """Leave out captions without a word, of photos that captions are going to be scored on.
+    """Leave out captions without a word, but no photo, of what captions are going to be scored on.
 
     Raises
     ------
@@ -75,7 +68,14 @@ def for_scoring(images: Sequence[CaptionedImage], split: str) -> list[CaptionedI
     """
     if len(images) < 2:
         raise DatasetError(f"{split} split: one photo alone cannot be scored by CIDEr; it needs two or more")
-    return with_words(images, split)
+    kept = with_words(images)
+    if len(kept) < len(images):
+        left = {image.path for image in kept}
+        empty = [image.path.name for image in images if image.path not in left]
+        raise DatasetError(
+            f"{split} split: {empty[0]}: no caption with a word ({len(empty)} such photos); take them off the split"
+        )
+    return kept
 
 
 def list_split(config: DataConfig, split: str) -> list[CaptionedImage]:

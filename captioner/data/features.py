@@ -247,6 +247,11 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
             f"{folder}: made by another encoder or with other weights or preprocessing ({found['encoder']}, not "
             f"{wanted['encoder']}); delete it, or choose another folder"
         )
+    if found["images"] != wanted["images"]:
+        raise DatasetError(
+            f"{folder}: made from other photos ({len(found['images'])}, not {len(wanted['images'])}, or of other names "
+            "or sizes); delete it, or choose another folder"
+        )
     if found["view"] != wanted["view"]:
         raise DatasetError(
             f"{folder}: made of other views, by mirror and crop or by which photos have captions that tell left from "
@@ -257,8 +262,3 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
             raise DatasetError(
                 f"{folder}: made with {key} = {found[key]}, not {wanted[key]}; delete it, or choose another folder"
             )
-    if found["images"] != wanted["images"]:
-        raise DatasetError(
-            f"{folder}: made from other photos ({len(found['images'])}, not {len(wanted['images'])}, or of other names "
-            "or sizes); delete it, or choose another folder"
-        )

@@ -356,9 +356,29 @@ def test_too_many_are_counted_and_the_command_is_shown(at: AppTest, monkeypatch:
     monkeypatch.setattr("app.many_page.MAX_FILES", 2)
     at.run()
     at.file_uploader[0].set_value([(f"{seed}.jpg", jpeg(seed), "image/jpeg") for seed in range(3)]).run()
-    assert "3 photos came, and this page takes 2 at a time" in at.error[0].value.replace("\\", "")
+    assert "It would be 3 photos, and this page takes 2 at a time" in at.error[0].value.replace("\\", "")
     assert f"run `{at.code[0].value}`" in at.caption[0].value
     assert len(at.caption) == 1
+
+
+def test_too_many_with_those_of_an_earlier_visit_leave_those_as_they_are(
+    at: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.many.MAX_FILES", 2)
+    files = [(f"{seed}.jpg", jpeg(seed), "image/jpeg") for seed in range(4)]
+    at.file_uploader[0].set_value(files[:2]).run()
+    at.segmented_control(key="many-source").set_value("Folder").run()
+    at.file_uploader[0].set_value(files[2:]).run()
+    assert "It would be 4 photos" in at.error[0].value
+    assert not at.exception
+    shown = ["0\\.jpg", "1\\.jpg"]
+    assert [caption.value for caption in at.caption[1:]] == shown
+    at.segmented_control(key="many-source").set_value("Files").run()
+    assert [caption.value for caption in at.caption[1:]] == shown
+    # The same again is no second one.
+    at.file_uploader[0].set_value(files[:2]).run()
+    assert not at.error
+    assert [caption.value for caption in at.caption[1:]] == shown
 
 
 def test_pages(at: AppTest) -> None:

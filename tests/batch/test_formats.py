@@ -100,6 +100,11 @@ def test_a_renamed_photo_gives_its_coco_id_free(
     one, seven = (texts[2], texts[1]) if renamed == "photo1.jpg" else (texts[1], texts[2])
     found = {entry["image_id"]: entry["caption"] for entry in json.loads(output.read_text())}
     assert found == {0: texts[0], 1: one, 2: texts[2], 3: texts[3], 7: seven}
+    for photo in photos.glob("photo[023].jpg"):
+        photo.unlink()
+    assert caption(photos, "--output", output, "--format", "coco") == 0
+    kept = {entry["image_id"] for entry in json.loads(output.read_text())}
+    assert kept == {0, 1, 2, 3, 7}, "captions of photos that are gone are captions still"
 
 
 def test_coco_without_captions_is_an_empty_array() -> None:
