@@ -1,3 +1,3 @@
 """The version, for those who must not import the package root."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0.dev0"

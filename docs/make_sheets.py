@@ -31,7 +31,9 @@ def main() -> None:
     for start in range(0, PHOTOS, A_SHEET):
         figure, axes = plt.subplots(A_SHEET // COLUMNS, COLUMNS, figsize=(15, 14), layout="constrained")
         for number, (ax, path) in enumerate(zip(axes.flat, chosen[start : start + A_SHEET], strict=True), start):
-            ax.imshow(Image.open(path), aspect=0.75)  # the data at hand are squeezed to a square, most were 4 : 3
+            photo = Image.open(path)
+            # Copies that are squeezed to a square were 4 : 3, most of them.
+            ax.imshow(photo, aspect=0.75 if photo.width == photo.height else "equal")
             ax.set_title(textwrap.fill(f"{number + 1}. {captions[number]}", 38), fontsize=10)
             ax.axis("off")
         figure.savefig(folder / f"sheet-{start // A_SHEET + 1}.png", dpi=80)
