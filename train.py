@@ -95,7 +95,7 @@ def train(recipe: Recipe, options: argparse.Namespace, folder: Path) -> None:
         logging.getLogger().setLevel(logging.ERROR)  # one process tells
     refuse_wrong_folder(folder, options.resume)
     refuse_too_many_parts(recipe.train)
-    train_images = with_words(read_split(recipe.data, "train"))
+    train_images = with_words(read_split(recipe.data, "train"), "train")
     dev_images = for_scoring(read_split(recipe.data, "dev"), "dev")
     found = digest(train_images) + digest(dev_images)
     if options.resume:

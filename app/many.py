@@ -98,7 +98,7 @@ class Album:
     kept : list of Upload
         Those of them that the page's uploader no longer holds; others come to them.
     refused : int
-        How many photos it would be if that is too many; those that came are not taken then.
+        How many photos it would be if that is too many; nothing changes then.
     captioned : int
         Photos captioned since others came, or another model was chosen.
     seconds : float
@@ -117,7 +117,8 @@ class Album:
         new = {(upload.name, upload.digest) for upload in uploads}
         all_ = [*(upload for upload in self.kept if (upload.name, upload.digest) not in new), *uploads]
         self.refused = len(all_) if len(all_) > MAX_FILES else 0
-        self.uploads = self.kept if self.refused else sorted(all_, key=_by_name)
+        if not self.refused:
+            self.uploads = sorted(all_, key=_by_name)
         self.restart_clock()
         if len(self._results) > _MOST_RESULTS:
             here = {upload.digest for upload in self.uploads}

@@ -83,7 +83,7 @@ def _choose(album: Album) -> tuple[str, Task]:
     )
     if not held:
         # Another page, or the other source, has made it a new one.
-        album.kept = album.uploads
+        album.kept, album.refused = album.uploads, 0
     checkpoint = models.checkpoints()[model]
     task = Task(checkpoint, models.usual_options(checkpoint))
     st.caption(f"Thousands of photos? Where they are, run `{task.command()}`")

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -130,14 +131,14 @@ class Pixels:
 
     def __init__(self, photos: int, size: int) -> None:
         self.photos = photos
-        self.pool = torch.randint(0, 256, (8, 3, size, size), dtype=torch.uint8)
+        self.pool = np.random.default_rng(0).integers(0, 256, (8, 3, size, size), np.uint8)
 
     def __len__(self) -> int:
         return self.photos
 
     def read(self, rows: Sequence[int], epoch: int) -> Tensor:
         """Give model input (B, 3, S, S) of the given photos."""
-        return self.pool[[row % len(self.pool) for row in rows]]
+        return torch.from_numpy(self.pool[[row % len(self.pool) for row in rows]])
 
 
 class PlainDecoder(nn.Module):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,13 +110,14 @@ def coco(left_out: Callable[[str], None]) -> Layout:
 
 
 def _present_first(records: Iterable[Record]) -> Iterator[Record]:
-    gone: list[Record] = []
-    for record in records:
-        if exists(Path(record["image"])):
-            yield record
-        else:
-            gone.append({"image": record["image"], "caption": record["caption"]})
-    yield from gone
+    with tempfile.TemporaryFile() as gone:  # not in memory: all are, if a disk is not there
+        for record in records:
+            if exists(Path(record["image"])):
+                yield record
+            else:
+                gone.write(to_line(record))
+        gone.seek(0)
+        yield from map(json.loads, gone)
 
 
 def coco_id(image: str) -> int | str:

@@ -40,22 +40,33 @@ def read_split(config: DataConfig, split: str) -> list[CaptionedImage]:
     return _present(list_split(config, split), split)
 
 
-def with_words(images: Iterable[CaptionedImage]) -> list[CaptionedImage]:
+def with_words(images: Iterable[CaptionedImage], split: str) -> list[CaptionedImage]:
     """Leave out captions without a word, of which nothing is learnt but to end at once, and photos that have no other.
 
     To rewards and scores, their length of nothing would be the closest reference length to a short caption's.
+
+    Raises
+    ------
+    DatasetError
+        If there is no other at all.
     """
     kept = []
     for image in images:
-        # What `tokenize` counts as a word holds such a sign. It would take a minute for half a million captions.
-        captions = tuple(caption for caption in image.captions if any(map(str.isalnum, caption)))
-        if len(captions) < len(image.captions):
-            gone = len(image.captions) - len(captions)
-            total = len(image.captions)
-            log.warning("%s: %d of %d captions have no word, passed over", image.path.name, gone, total)
+        captions = _worded(image)
         if captions:
             kept.append(dataclasses.replace(image, captions=captions))
+        if len(captions) < len(image.captions):
+            gone, total = len(image.captions) - len(captions), len(image.captions)
+            too = "" if captions else ", as is the photo"
+            log.warning("%s: %d of %d captions have no word, passed over%s", image.path.name, gone, total, too)
+    if not kept:
+        raise DatasetError(f"{split} split: no caption has a word; are they captions?")
     return kept
+
+
+def _worded(image: CaptionedImage) -> tuple[str, ...]:
+    # What `tokenize` counts as a word holds such a sign. It would take a minute for half a million captions.
+    return tuple(caption for caption in image.captions if any(map(str.isalnum, caption)))
 
 
 def for_scoring(images: Sequence[CaptionedImage], split: str) -> list[CaptionedImage]:
@@ -68,14 +79,12 @@ def for_scoring(images: Sequence[CaptionedImage], split: str) -> list[CaptionedI
     """
     if len(images) < 2:
         raise DatasetError(f"{split} split: one photo alone cannot be scored by CIDEr; it needs two or more")
-    kept = with_words(images)
-    if len(kept) < len(images):
-        left = {image.path for image in kept}
-        empty = [image.path.name for image in images if image.path not in left]
+    empty = [image.path.name for image in images if not _worded(image)]
+    if empty:
         raise DatasetError(
             f"{split} split: {empty[0]}: no caption with a word ({len(empty)} such photos); take them off the split"
         )
-    return kept
+    return with_words(images, split)
 
 
 def list_split(config: DataConfig, split: str) -> list[CaptionedImage]:

@@ -374,10 +374,14 @@ def test_too_many_with_those_of_an_earlier_visit_leave_those_as_they_are(
     shown = ["0\\.jpg", "1\\.jpg"]
     assert [caption.value for caption in at.caption[1:]] == shown
     at.segmented_control(key="many-source").set_value("Files").run()
+    assert not at.error
     assert [caption.value for caption in at.caption[1:]] == shown
     # The same again is no second one.
     at.file_uploader[0].set_value(files[:2]).run()
     assert not at.error
+    assert [caption.value for caption in at.caption[1:]] == shown
+    at.file_uploader[0].set_value(files[:3]).run()
+    assert "It would be 3 photos" in at.error[0].value
     assert [caption.value for caption in at.caption[1:]] == shown
 
 

@@ -63,6 +63,19 @@ def test_of_two_photos_each_tells_of_its_own_model(viewer: Page, photographer: C
         assert tints == pytest.approx(expected.tolist(), abs=0.02)
 
 
+def test_a_photo_that_loses_the_focus_leaves_the_other_as_it_is(viewer: Page) -> None:
+    panel = open_tab(viewer, "Compare")
+    soft, hard = (panel.get_by_label(f"The photo, {name} attention") for name in ("Soft", "Hard"))
+    soft.press("ArrowUp")
+    hard.hover()
+    expect(panel.locator(".here")).to_contain_text("Hard attention. Of each look")
+    soft.blur()
+    expect(panel.locator(".here")).to_contain_text("Hard attention. Of each look")
+    hard.focus()
+    hard.blur()
+    expect(panel.locator(".here")).to_be_empty()
+
+
 def draw_other_cells(panel: Locator) -> None:
     """Draw, and wait until the words are built anew: until the server has answered, all is as it was."""
     stage = panel.page.locator(".stage").first.element_handle()

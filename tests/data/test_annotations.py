@@ -75,7 +75,13 @@ def test_captions_without_a_word_are_no_references(caplog: pytest.LogCaptureFixt
     )
     assert [image.captions for image in for_scoring([one, two], "dev")] == [("A dog.",), ("A cat.",)]
     assert caplog.messages == ["0.jpg: 2 of 3 captions have no word, passed over"]
-    assert [image.captions for image in with_words([one, none, two])] == [("A dog.",), ("A cat.",)]
+    assert [image.captions for image in with_words([one, none, two], "train")] == [("A dog.",), ("A cat.",)]
+    assert caplog.messages[-1] == "2.jpg: 1 of 1 captions have no word, passed over, as is the photo"
+    with pytest.raises(DatasetError, match="train split: no caption has a word"):
+        with_words([none], "train")
+    twice = CaptionedImage(one.path, none.captions)
+    with pytest.raises(DatasetError, match=r"dev split: 0\.jpg: no caption with a word"):
+        for_scoring([one, twice, two], "dev")
     with pytest.raises(DatasetError, match=r"dev split: 2\.jpg: no caption with a word \(1 such photos\)"):
         for_scoring([one, none, two], "dev")
     with pytest.raises(DatasetError, match="dev split: one photo alone"):

@@ -138,6 +138,9 @@ def test_a_caption_that_tells_left_from_right_asks_for_other_features(tmp_path: 
     FeatureStore.build(tmp_path / "0", told, make_encoder(), CPU, view=0)
     with pytest.raises(DatasetError, match="captions that tell left from right; delete it"):
         FeatureStore.build(tmp_path / "1", told, make_encoder(), CPU, view=1)
+    others = Photos([CaptionedImage(path, ("to the right",)) for path in paths[1:3]], photos.preprocessing, MIRROR)
+    with pytest.raises(DatasetError, match="made from other photos"):
+        FeatureStore.build(tmp_path / "1", others, make_encoder(), CPU, view=1)
 
 
 def test_a_store_of_other_photos_is_refused(tmp_path: Path, paths: list[Path]) -> None:

@@ -262,17 +262,23 @@ def test_a_photo_that_cannot_be_read_is_named_and_how_to_find_the_others(workpla
     assert last.endswith("; `captioner data check recipe.toml` lists all such photos")
 
 
-def test_a_caption_without_a_word_teaches_nothing(workplace: Path) -> None:
+@pytest.mark.parametrize("which", ["4", "."])
+def test_a_caption_without_a_word_teaches_nothing_nor_does_a_photo_that_has_no_other(
+    workplace: Path, which: str
+) -> None:
     write_recipe(workplace, epochs=1)
-    tokens = workplace / "flickr8k" / "Flickr8k.token.txt"
+    tokens, names = (workplace / "flickr8k" / name for name in ("Flickr8k.token.txt", "Flickr_8k.trainImages.txt"))
     written = tokens.read_text()
     weights: list[str] = []
-    for caption in ("photo3.jpg#4\t...\n", ""):
-        tokens.write_text(re.sub(r"(?m)^photo3\.jpg#4\t.*\n", caption, written))
+    for caption in (r"\1...\n", ""):
+        tokens.write_text(re.sub(rf"(?m)^(photo3\.jpg#{which}\t).*\n", caption, written))
+        if which == "." and not caption:
+            names.write_text(names.read_text().replace("photo3.jpg\n", ""))
         run = start(workplace, f"run-{len(weights)}")
         output = run.communicate()[0]
         assert run.returncode == 0
-        assert ("photo3.jpg: 1 of 5 captions have no word, passed over" in output) == bool(caption)
+        count = "1" if which == "4" else "5"
+        assert (f"photo3.jpg: {count} of 5 captions have no word, passed over" in output) == bool(caption)
         weights.append(weights_sha256(workplace / f"run-{len(weights)}" / "best"))
     assert weights[0] == weights[1]
 
