@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -37,3 +38,26 @@ def test_an_error_comes_when_its_turn_comes() -> None:
 
 def test_nothing_in_gives_nothing_out() -> None:
     assert list(map_ahead(str, [], workers=1, ahead=1)) == []
+
+
+def test_every_thread_is_prepared_before_any_begins() -> None:
+    prepared: list[int] = []
+
+    def prepare() -> None:
+        time.sleep(0.02 * len(prepared))
+        prepared.append(threading.get_ident())
+
+    seen = list(
+        map_ahead(lambda _: (threading.get_ident(), len(prepared)), range(6), workers=3, ahead=2, prepare=prepare)
+    )
+    assert len(set(prepared)) == len(prepared) == 3
+    assert {thread for thread, _ in seen} <= set(prepared)
+    assert {count for _, count in seen} == {3}
+
+
+def test_an_error_while_threads_are_prepared_is_raised() -> None:
+    def prepare() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(map_ahead(str, [1], workers=2, ahead=1, prepare=prepare))
