@@ -6,7 +6,7 @@ import argparse
 import functools
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -204,7 +204,7 @@ def _job(arguments: argparse.Namespace, output: Path | None) -> Job:
     )
 
 
-def _run_engine(name: str, files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
+def _run_engine(name: str, files: Iterable[ImageFile], job: Job) -> Generator[Outcome, None, None]:
     module, function = _ENGINES[name]
     try:
         engine: Engine = getattr(importlib.import_module(module), function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,4 +86,4 @@ class Outcome:
 
 
 # Takes files as they are needed and gives each one's outcome, in any order, as soon as it is known.
-Engine = Callable[[Iterable[ImageFile], Job], Iterator[Outcome]]
+Engine = Callable[[Iterable[ImageFile], Job], Generator[Outcome, None, None]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 
 from captioner.batch.job import ImageFile, Job, Outcome
@@ -31,7 +31,7 @@ def load_model(job: Job) -> tuple[Captioner, Job]:
     return captioner, replace(job, precision=captioner.precision)
 
 
-def run_local(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
+def run_local(files: Iterable[ImageFile], job: Job) -> Generator[Outcome, None, None]:
     """Caption files in order; the model is loaded before the first one is taken.
 
     Raises

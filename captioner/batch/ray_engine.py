@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ CPUS_PER_ACTOR = 2
 ATTEMPTS = 5
 
 
-def run_ray(files: Iterable[ImageFile], job: Job) -> Iterator[Outcome]:
+def run_ray(files: Iterable[ImageFile], job: Job) -> Generator[Outcome, None, None]:
     """Caption files on the cluster at `RAY_ADDRESS`, or on a Ray of this machine if that is not set.
 
     All machines see the checkpoint and the photos under the same paths. An actor has a GPU if the cluster has any,

@@ -223,16 +223,17 @@ def _caption(files: Iterator[ImageFile], job: Job, engine: Engine, destination: 
     first = next(files, None)
     if first is None:
         return  # no model needs to be loaded for it
-    outcomes = engine(report.timed(itertools.chain([first], files)), job)
-    for outcome in outcomes:
-        if outcome.record is None:
-            report.fail(outcome.file.path, outcome.error or "")
-        else:
-            with unstoppable():
-                destination.write(outcome.file, outcome.record)
-                report.caption()
-        if report.stop:
-            return
+    # Closed here, whatever ends the run: left to the garbage collector, a thread of its may be made to wait for itself.
+    with contextlib.closing(engine(report.timed(itertools.chain([first], files)), job)) as outcomes:
+        for outcome in outcomes:
+            if outcome.record is None:
+                report.fail(outcome.file.path, outcome.error or "")
+            else:
+                with unstoppable():
+                    destination.write(outcome.file, outcome.record)
+                    report.caption()
+            if report.stop:
+                return
 
 
 def _show(files: Iterator[ImageFile], report: Report, quiet: bool) -> None:
