@@ -223,7 +223,7 @@ def _caption(files: Iterator[ImageFile], job: Job, engine: Engine, destination: 
     first = next(files, None)
     if first is None:
         return  # no model needs to be loaded for it
-    # Closed here, whatever ends the run: left to the garbage collector, a thread of its may be made to wait for itself.
+    # Closed here, whatever ends the run: left to the garbage collector, one of its threads may have to wait for itself.
     with contextlib.closing(engine(report.timed(itertools.chain([first], files)), job)) as outcomes:
         for outcome in outcomes:
             if outcome.record is None:
