@@ -115,10 +115,10 @@ class Album:
     def take(self, uploads: Sequence[Upload]) -> None:
         """Exchange the photos, but for those that are kept; of these none comes twice."""
         new = {(upload.name, upload.digest) for upload in uploads}
-        all_ = [*(upload for upload in self.kept if (upload.name, upload.digest) not in new), *uploads]
-        self.refused = len(all_) if len(all_) > MAX_FILES else 0
+        together = [*(upload for upload in self.kept if (upload.name, upload.digest) not in new), *uploads]
+        self.refused = len(together) if len(together) > MAX_FILES else 0
         if not self.refused:
-            self.uploads = sorted(all_, key=_by_name)
+            self.uploads = sorted(together, key=_by_name)
         self.restart_clock()
         if len(self._results) > _MOST_RESULTS:
             here = {upload.digest for upload in self.uploads}
